@@ -1,0 +1,71 @@
+# Everything from a bare clone with python3 (3.11 or newer), make and PyPI.
+#
+#   make demo seed=2 resume=true        the demonstration, another seed, continued where it stopped
+#   make test args="tests/cli -k sweep" some of the tests
+#   make PYTHON=python3.12 test         with another Python
+
+PYTHON := python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+seed := 1
+resume := false
+args :=
+
+VERSION := 'import sys; print("%d.%d" % sys.version_info[:2])'
+
+# Newer than what it was made from: set-up is done. Whoever names a Python gets a .venv of that version.
+READY := $(VENV)/.ready
+ifneq ($(origin PYTHON),file)
+READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## .venv with the locked dependencies; the other targets do it when needed
+	@echo "$(VENV) is ready: $$($(BIN)/python --version)"
+
+$(READY): pyproject.toml requirements.lock Makefile
+	@test -e $(READY) || test -x $(BIN)/python -a "$(origin PYTHON)" = file || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 | tail -1); expected Python 3.11 or newer;" \
+	      "name one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
+	  $(PYTHON) -m venv --clear $(VENV); }
+	@echo "installing the locked dependencies into $(VENV) (once, a minute or two)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.ready*
+	@touch $(VENV)/.ready $(VENV)/.ready-$$($(BIN)/python -c $(VERSION))
+
+demo: $(READY) ## warm-start, evaluate, train and evaluate a small model (seed=1 resume=false)
+	$(BIN)/rl train experiment=reverse_text seed=$(seed) resume=$(resume)
+
+test: $(READY) ## all tests (args="…" goes to pytest)
+	$(BIN)/pytest $(args)
+
+check: $(READY) ## format, lint, types, import contracts
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY) ## benchmarks, results as JSON in benchmarks/results
+	@set -e; for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do \
+	  echo "$(BIN)/python $$script"; $(BIN)/python $$script; done
+
+lock: $(READY) ## requirements.lock anew from pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 pyproject.toml --extra dev \
+	  --no-header --no-annotate -o requirements.lock
+
+clean: ## remove caches and builds; .venv and runs/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

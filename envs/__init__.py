@@ -1,0 +1,128 @@
+"""Environments for language models: write one, then evaluate, make data, train, tune prompts and monitor with it.
+
+Names load on first use, so that `import envs` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from envs.clients.base import Client
+    from envs.clients.openai import OpenAIClient
+    from envs.clients.scripted import ScriptedClient
+    from envs.environment import Environment, Harness
+    from envs.errors import ConfigError, ContextLengthError, InfrastructureError, TasksetError, UpswingError
+    from envs.evaluation import Evaluation, evaluate, paired_gain
+    from envs.harness import multi_turn, single_turn, tool_use
+    from envs.record import Journal
+    from envs.resolve import EnvironmentInfo, list_environments, load_environment
+    from envs.rollout import Rollout, run_group, run_task
+    from envs.rubric import Rubric
+    from envs.seeds import derive_seed
+    from envs.statistics import Interval
+    from envs.taskset import Taskset
+    from envs.tools import Tool, make_tool
+    from envs.types import (
+        Completion,
+        Failure,
+        FunctionCall,
+        Message,
+        Sampling,
+        Task,
+        ToolCall,
+        ToolSchema,
+        Trajectory,
+        Turn,
+    )
+
+_HOMES = {
+    "envs.clients.base": ["Client"],
+    "envs.clients.openai": ["OpenAIClient"],
+    "envs.clients.scripted": ["ScriptedClient"],
+    "envs.environment": ["Environment", "Harness"],
+    "envs.errors": ["ConfigError", "ContextLengthError", "InfrastructureError", "TasksetError", "UpswingError"],
+    "envs.evaluation": ["Evaluation", "evaluate", "paired_gain"],
+    "envs.harness": ["multi_turn", "single_turn", "tool_use"],
+    "envs.record": ["Journal"],
+    "envs.resolve": ["EnvironmentInfo", "list_environments", "load_environment"],
+    "envs.rollout": ["Rollout", "run_group", "run_task"],
+    "envs.rubric": ["Rubric"],
+    "envs.seeds": ["derive_seed"],
+    "envs.statistics": ["Interval"],
+    "envs.taskset": ["Taskset"],
+    "envs.tools": ["Tool", "make_tool"],
+    "envs.types": [
+        "Completion",
+        "Failure",
+        "FunctionCall",
+        "Message",
+        "Sampling",
+        "Task",
+        "ToolCall",
+        "ToolSchema",
+        "Trajectory",
+        "Turn",
+    ],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 - grouped by what they are for
+    # what an environment is made of
+    "Environment",
+    "Harness",
+    "Rubric",
+    "Task",
+    "Taskset",
+    # ways of driving a model
+    "Rollout",
+    "Tool",
+    "make_tool",
+    "multi_turn",
+    "single_turn",
+    "tool_use",
+    # running
+    "Evaluation",
+    "Interval",
+    "Journal",
+    "derive_seed",
+    "evaluate",
+    "paired_gain",
+    "run_group",
+    "run_task",
+    # finding
+    "EnvironmentInfo",
+    "list_environments",
+    "load_environment",
+    # talking to models
+    "Client",
+    "OpenAIClient",
+    "ScriptedClient",
+    # records
+    "Completion",
+    "Failure",
+    "FunctionCall",
+    "Message",
+    "Sampling",
+    "ToolCall",
+    "ToolSchema",
+    "Trajectory",
+    "Turn",
+    # errors
+    "ConfigError",
+    "ContextLengthError",
+    "InfrastructureError",
+    "TasksetError",
+    "UpswingError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'envs' has no attribute '{name}'")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Ways to reach a model. `base` has the protocol; the others load on first use."""

@@ -1,0 +1,128 @@
+"""OpenAI's chat completions on the wire: what is sent, and what the answers mean."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from envs.errors import ConfigError, ContextLengthError, InfrastructureError, UpswingError
+from envs.types import Completion, FinishReason, Message, Sampling, ToolCall, ToolSchema
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_CUT_OFF = frozenset(("length", "max_tokens", "model_length"))
+_BROKEN = frozenset(("abort", "error"))
+# As OpenAI, vLLM, SGLang, llama.cpp, Anthropic-compatible fronts and our engine put it.
+_TOO_LONG = re.compile(
+    r"context[_ ]length|context[_ ]window|context size|prompt is too long|longer than the model|"
+    r"exceeds? the (maximum|available|model)[^.]*(length|context|tokens)",
+    re.IGNORECASE,
+)
+
+
+def encode(
+    model: str,
+    messages: Sequence[Message],
+    tools: Sequence[ToolSchema],
+    sampling: Sampling,
+    extra: Mapping[str, Any],
+) -> bytes:
+    """The request's body. What `sampling` leaves open is not sent; a field of `extra` that is None is taken out."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "temperature": sampling.temperature,
+        "max_tokens": sampling.max_tokens,
+    }
+    if sampling.top_p != 1.0:
+        body["top_p"] = sampling.top_p
+    if sampling.top_k:
+        body["top_k"] = sampling.top_k
+    if sampling.stop:
+        body["stop"] = sampling.stop
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if tools:
+        body["tools"] = tools
+    if extra:
+        body.update(extra)
+        body = {name: value for name, value in body.items() if value is not None}
+    return _ENCODER.encode(body).encode()
+
+
+def parse_completion(raw: bytes, url: str) -> Completion:
+    """What a 200 answer says.
+
+    Raises:
+        InfrastructureError: if it is no chat completion, or the server gave up on it.
+    """
+    try:
+        data = json.loads(raw)
+        choice = data["choices"][0]
+        answer = choice["message"]
+        content = answer.get("content")
+        calls = [_tool_call(call, i) for i, call in enumerate(answer.get("tool_calls") or ())]
+        reason = choice.get("finish_reason")
+        tokens = (choice.get("logprobs") or {}).get("content")
+        logprobs = None if tokens is None else [float(token["logprob"]) for token in tokens]
+        usage = {k: v for k, v in (data.get("usage") or {}).items() if isinstance(v, int)}
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InfrastructureError(
+            f"{url} answered something that is no chat completion ({type(error).__name__}: {error}): {_excerpt(raw)}"
+        ) from None
+    if reason in _BROKEN or not isinstance(content, str | None):
+        raise InfrastructureError(f"{url} gave up on the completion (finish_reason {reason!r}): {_excerpt(raw)}")
+    message: Message = {"role": "assistant", "content": content}
+    if calls:
+        message["tool_calls"] = calls
+    finish: FinishReason = "length" if reason in _CUT_OFF else "tool_calls" if calls else "stop"
+    return Completion(message, finish, logprobs=logprobs, usage=usage)
+
+
+def refusal(status: int, raw: bytes, url: str, model: str) -> UpswingError:
+    """The error for an answer that repeating the request would not change."""
+    said = _excerpt(raw)
+    if status in (400, 413, 422) and _TOO_LONG.search(raw.decode("utf-8", "replace")):
+        return ContextLengthError(f"the prompt does not fit into the context of '{model}': {said}")
+    if status in (401, 403):
+        return ConfigError(f"{url} refused the key ({status}): {said}; set api_key or OPENAI_API_KEY")
+    if status == 404:
+        return ConfigError(
+            f"{url} knows no model '{model}', or the path is wrong (404): {said}; base_url usually ends in /v1"
+        )
+    return ConfigError(f"{url} refused the request ({status}): {said}")
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds that a `Retry-After` header asks to wait; None if there is none to be understood."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    when = when.replace(tzinfo=when.tzinfo or UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _tool_call(call: Mapping[str, Any], index: int) -> ToolCall:
+    function = call["function"]
+    arguments = function.get("arguments") or ""
+    return {
+        "id": call.get("id") or f"call_{index}",
+        "type": "function",
+        "function": {
+            "name": str(function["name"]),
+            "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False),
+        },
+    }
+
+
+def _excerpt(raw: bytes) -> str:
+    text = raw[:300].decode("utf-8", "replace")
+    return repr(text if len(raw) <= 300 else text + "…")

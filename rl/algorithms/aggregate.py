@@ -1,0 +1,41 @@
+"""How per-token losses become one number: as weights that sum them, denominators explicit."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from rl.types import Batch
+
+Aggregate = Literal["token_mean", "sequence_mean", "constant"]
+
+
+def aggregation(kind: Aggregate, horizon: int) -> Callable[[Batch], jax.Array]:
+    """Weights `[R, L]` for a whole batch; zero outside the mask.
+
+    * `token_mean`: every token counts the same (DAPO, arXiv:2503.14476).
+    * `sequence_mean`: every rollout counts the same, its tokens share its weight (GRPO, arXiv:2402.03300). Rollouts
+      without a trainable token do not count.
+    * `constant`: token sums divided by `rollouts * horizon` (Dr. GRPO, arXiv:2503.20783).
+
+    Raises:
+        ValueError: for another kind, or a horizon below 1.
+    """
+    if horizon < 1:
+        raise ValueError(f"horizon is {horizon}; expected at least 1 token")
+
+    def token_mean(batch: Batch) -> jax.Array:
+        return batch.mask / jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
+
+    def sequence_mean(batch: Batch) -> jax.Array:
+        per_rollout = jnp.maximum(batch.rollout_tokens, 1).astype(jnp.float32)
+        return batch.mask / (per_rollout * jnp.maximum(batch.rollouts, 1).astype(jnp.float32))
+
+    def constant(batch: Batch) -> jax.Array:
+        return batch.mask / (jnp.maximum(batch.rollouts, 1).astype(jnp.float32) * horizon)
+
+    kinds = {"token_mean": token_mean, "sequence_mean": sequence_mean, "constant": constant}
+    if kind not in kinds:
+        raise ValueError(f"aggregate is {kind!r}; expected one of {', '.join(kinds)}")
+    return kinds[kind]

@@ -1,0 +1,1 @@
+"""The command line, and the only place that knows Hydra: it composes values and hands them to plain functions."""

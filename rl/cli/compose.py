@@ -1,0 +1,116 @@
+"""From `conf/` and the command line to a plain dataclass, by way of Hydra."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from rl.cli.conf import CONF
+from rl.cli.explain import explained
+from rl.config import EvalRunConfig, SftConfig, TrainConfig
+
+T = TypeVar("T")
+
+SCHEMAS: dict[str, type[Any]] = {"train": TrainConfig, "sft": SftConfig, "eval": EvalRunConfig}
+"""The root configs and the dataclass that each must fit."""
+
+
+class Composed(NamedTuple, Generic[T]):
+    """A config as a plain dataclass, and the YAML text that says the same."""
+
+    config: T
+    text: str
+
+
+def compose(verb: str, overrides: Sequence[str]) -> Composed[Any]:
+    """The config of one run.
+
+    Args:
+        verb: a root config: "train", "sft" or "eval".
+        overrides: the settings of the command line, in Hydra's grammar.
+
+    Raises:
+        ConfigError: an unknown name or key, a value of another type, or an override that cannot be read.
+    """
+    register(verb)
+    with explained(verb, SCHEMAS), hydra.initialize_config_dir(str(CONF), job_name=verb, version_base="1.3"):
+        return convert(verb, with_environments(lambda: hydra.compose(verb, list(overrides))))
+
+
+def sweep_directory(verb: str, overrides: Sequence[str]) -> Path:
+    """Where a sweep goes: `hydra.sweep.dir`, by default a new folder under runs/sweeps/.
+
+    Args:
+        verb: a root config.
+        overrides: those that all runs of the sweep share.
+
+    Raises:
+        ConfigError: if the config does not fit.
+    """
+    register(verb)
+    with explained(verb, SCHEMAS), hydra.initialize_config_dir(str(CONF), job_name=verb, version_base="1.3"):
+        composed = with_environments(lambda: hydra.compose(verb, list(overrides), return_hydra_config=True))
+        return Path(composed.hydra.sweep.dir)
+
+
+def convert(verb: str, composed: DictConfig) -> Composed[Any]:
+    """Fit what Hydra composed into the dataclass of its verb.
+
+    Raises:
+        ConfigError: if it does not fit: `+key=…` adds no key that does not exist.
+    """
+    with explained(verb, SCHEMAS):
+        fitted = OmegaConf.merge(OmegaConf.structured(SCHEMAS[verb]), OmegaConf.to_container(composed))
+        return Composed(OmegaConf.to_object(fitted), OmegaConf.to_yaml(fitted, resolve=True))
+
+
+def with_environments(run: Callable[[], T]) -> T:
+    """Call `run`, giving each environment that it misses in `conf/env` an option of its own.
+
+    So `env=` takes whatever names an environment: also a folder, a package or an installed plug-in.
+    """
+    made = set()
+    while True:
+        try:
+            return run()
+        except MissingConfigException as error:
+            group, _, name = (error.missing_cfg_file or "").partition("/")
+            if group != "env" or name in made:
+                raise
+            register_environment(name)
+            made.add(name)
+
+
+def register_environment(name: str) -> None:
+    """Make `env=name` a choice, if there is such an environment.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    from envs.resolve import find_environment
+
+    find_environment(name)
+    *folders, file = name.split("/")
+    group = "/".join(["env", *filter(None, folders)])
+    ConfigStore.instance().store(file, {"name": name}, group=group, package="env")
+
+
+def register(verb: str) -> None:
+    """Make the dataclass of a verb known to Hydra, so that it checks keys and types against it."""
+    schema = OmegaConf.structured(SCHEMAS[verb])
+    _open_dictionaries(schema)
+    ConfigStore.instance().store(f"{verb}_schema", schema)
+
+
+def _open_dictionaries(node: DictConfig) -> None:
+    """Let the command line add keys to dictionaries (`env`, `algorithm` …): whoever takes them checks them."""
+    if OmegaConf.get_type(node) is dict:
+        OmegaConf.set_struct(node, False)
+    for key in node:
+        child = node[key]
+        if isinstance(child, DictConfig):
+            _open_dictionaries(child)

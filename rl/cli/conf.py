@@ -1,0 +1,28 @@
+"""What there is in `conf/`, found by listing: its groups, their options and what each says about itself."""
+
+from pathlib import Path
+
+CONF = Path(__file__).parents[2] / "conf"
+"""The folder of configs: beside the packages, in a clone and in an installation alike."""
+
+
+def roots() -> list[str]:
+    """The names of the root configs: one for each verb that runs an experiment."""
+    return sorted(file.stem for file in CONF.glob("*.yaml"))
+
+
+def groups() -> list[str]:
+    """The groups that choices are made from; Hydra's own are left out."""
+    return sorted(folder.name for folder in CONF.iterdir() if any(folder.glob("*.yaml")))
+
+
+def options(group: str) -> list[str]:
+    """The choices that a group has."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def headline(group: str, option: str) -> str:
+    """The first comment of an option's file: what it is, in a line."""
+    lines = (CONF / group / f"{option}.yaml").read_text("utf-8").splitlines()
+    comments = (line[1:].strip() for line in lines if line.startswith("#") and not line.startswith("# @package"))
+    return next(comments, "")

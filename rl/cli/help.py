@@ -1,0 +1,125 @@
+"""What `rl train --help` and its kind say: examples, choices found in `conf/`, and the settings most runs change."""
+
+import re
+import textwrap
+from typing import Any
+
+from rl.cli import conf
+from rl.cli.launch import FLAGS
+from rl.config import EvalRunConfig, SftConfig, TrainConfig
+
+PAGES = {
+    "train": (TrainConfig, "Warm start, evaluate, reinforce, evaluate: one run directory with everything in it."),
+    "sft": (SftConfig, "Supervised training on the demonstrations of an environment."),
+    "eval": (EvalRunConfig, "Evaluate a model in an environment: our own engine, or any OpenAI-compatible server."),
+}
+
+EXAMPLES = {
+    "train": """\
+        rl train experiment=reverse_text seed=1
+        rl train env=reverse_text env.max_length=8 algorithm=rloo algorithm.clip_high=0.28 optimizer.lr=1e-4
+        rl train env=./my_environment model.layers=6
+        rl train -m algorithm=grpo,rloo optimizer.lr=1e-4,3e-4
+        rl train experiment=reverse_text --cfg job
+        """,
+    "sft": """\
+        rl sft env=reverse_text steps=300
+        rl sft env=reverse_text env.clean_demonstrations=1.0 model.width=256 run_dir=runs/clean
+        """,
+    "eval": """\
+        rl eval env=reverse_text run=runs/NAME
+        rl eval env=wordle client=openai client.base_url=http://localhost:30000/v1 client.model=qwen tasks=50
+        """,
+}
+
+KNOBS = {  # key -> what it is, with its unit
+    "train": {
+        "steps": "updates",
+        "prompts": "tasks per update",
+        "group_size": "rollouts per task",
+        "optimizer.lr": "learning rate",
+        "optimizer.schedule": "constant, linear or cosine",
+        "sampling.temperature": "divides the logits",
+        "sampling.max_tokens": "tokens per completion, at most",
+        "max_staleness": "updates that rollouts may lag behind; 0 is synchronous",
+        "warm_start.steps": "supervised updates before RL; 0 leaves it out",
+        "eval.tasks": "held-out tasks before and after",
+        "model.checkpoint": "folder of weights to start from",
+        "pack.row_length": "tokens per row",
+        "pack.rows_per_microbatch": "rows in memory at once",
+        "checkpoint.every": "updates",
+        "seed": "decides everything random",
+        "run_dir": "folder of the run; null makes a new one under runs/",
+        "resume": "continue the newest unfinished run with this config",
+    },
+    "sft": {
+        "steps": "updates",
+        "batch": "demonstrations per update",
+        "demonstrations": "tasks demonstrated per pass",
+        "optimizer.lr": "learning rate",
+        "model.checkpoint": "folder of weights to start from",
+        "pack.row_length": "tokens per row",
+        "checkpoint.every": "updates",
+        "seed": "decides everything random",
+        "run_dir": "folder of the run; null makes a new one under runs/",
+        "resume": "continue the newest unfinished run with this config",
+    },
+    "eval": {
+        "run": "folder of a run whose newest weights are evaluated",
+        "client.base_url": "address of a server, ending in /v1",
+        "client.model": "the name the server knows the model by",
+        "client.api_key_env": "environment variable that holds the key",
+        "client.concurrency": "rollouts at once",
+        "sampling.temperature": "divides the logits; 0 is greedy",
+        "sampling.max_tokens": "tokens per completion, at most",
+        "tasks": "how many; null takes all",
+        "samples": "rollouts per task",
+        "split": "eval or train",
+        "seed": "decides everything random",
+    },
+}
+
+
+def experiment_help(verb: str) -> str:
+    """The help page of a verb that runs an experiment."""
+    schema, summary = PAGES[verb]
+    parts = [
+        summary,
+        f"usage: rl {verb} [flags] [GROUP=CHOICE …] [KEY=VALUE …]",
+        "examples:\n" + textwrap.indent(textwrap.dedent(EXAMPLES[verb]), "  "),
+        "choices:\n" + "\n".join(_choices(verb)),
+        "settings most runs change:\n" + "\n".join(_knobs(verb, schema())),
+        f"All settings: rl {verb} --cfg job. Arguments of an environment, env.KEY=VALUE: rl envs NAME.",
+        "flags:\n" + FLAGS,
+    ]
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def _choices(verb: str) -> list[str]:
+    lines = []
+    for group, default in defaults(verb).items():
+        lines.append(f"  {group}=")
+        for option in conf.options(group):
+            mark = "*" if option == default else " "
+            lines.append(f"   {mark} {option:<14}{conf.headline(group, option)}")
+        if group == "env":
+            lines.append("     …             or a folder (./my_environment), a package, an installed plug-in")
+    return [*lines, "  (* is chosen if you say nothing)"]
+
+
+def _knobs(verb: str, config: Any) -> list[str]:
+    lines = []
+    for key, meaning in KNOBS[verb].items():
+        value = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        lines.append(f"  {f'{key}={shown}':<30}{meaning}")
+    return lines
+
+
+def defaults(verb: str) -> dict[str, str | None]:
+    """The groups of a root config and what each of them is unless chosen otherwise, in order."""
+    text = (conf.CONF / f"{verb}.yaml").read_text("utf-8")
+    found = re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE)
+    return {group: None if choice == "null" else choice for group, choice in found}

@@ -1,0 +1,88 @@
+"""The command `rl`: experiments take Hydra's overrides, verbs over objects take their names.
+
+Exit codes: 0 done, 1 the run failed, 2 the command or the config does not fit, 130 stopped by Ctrl-C.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from envs.errors import ConfigError, UpswingError, unknown_name
+from rl import __version__
+
+VERBS = {  # name -> (module with `run(arguments) -> exit code`, what it does)
+    "train": ("rl.cli.train", "warm start, evaluate, reinforce, evaluate"),
+    "sft": ("rl.cli.sft", "supervised training on an environment's demonstrations"),
+    "eval": ("rl.cli.eval", "evaluate a model in an environment"),
+    "report": ("rl.cli.report", "write the report of a run or a sweep"),
+    "envs": ("rl.cli.envs", "list the environments, or describe one"),
+}
+
+HELP = """\
+Upswing: write one environment, then evaluate, train and look.
+
+usage: rl VERB [arguments]
+
+{verbs}
+
+examples:
+  rl train experiment=reverse_text seed=1
+  rl train env=wordle algorithm=rloo optimizer.lr=1e-4
+  rl train -m algorithm=grpo,rloo seed=1,2,3
+  rl eval env=wordle client=openai client.base_url=http://localhost:30000/v1 client.model=qwen
+  rl report runs/NAME
+  rl envs wordle
+
+rl VERB --help tells what a verb takes.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        arguments: what follows `rl`; None takes the process's own.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return dispatch(given)
+    except UpswingError as error:
+        print(f"{_red('error:')} {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Hand the arguments to their verb.
+
+    Raises:
+        ConfigError: if there is no such verb.
+    """
+    verb, *rest = arguments or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0
+    if verb == "--version":
+        print(f"upswing {__version__}")
+        return 0
+    if verb not in VERBS:
+        raise unknown_name("verb", verb, VERBS, "see rl --help")
+    code: int = importlib.import_module(VERBS[verb][0]).run(rest)
+    return code
+
+
+def help_text() -> str:
+    """What `rl --help` says."""
+    return HELP.format(verbs="\n".join(f"  {verb:<8}{does}" for verb, (_, does) in VERBS.items()))
+
+
+def _red(text: str) -> str:
+    plain = "NO_COLOR" in os.environ or not sys.stderr.isatty()
+    return text if plain else f"\x1b[1;31m{text}\x1b[0m"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""`rl train`."""
+
+import sys
+from collections.abc import Sequence
+
+from rl.cli.launch import launch
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb with what follows it on the command line; returns the exit code."""
+    return launch("train", arguments)
+
+
+if __name__ == "__main__":
+    from rl.cli.main import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

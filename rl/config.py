@@ -1,0 +1,187 @@
+"""The typed surface of an experiment. Plain dataclasses: importable without jax or hydra.
+
+`rl.cli` composes them from `conf/` and the command line, and hands their *values* to the functions that need them; no
+function below `rl.cli` takes a config object. `env` and `algorithm` are open dictionaries on purpose: `name` picks a
+factory and the other keys are its arguments, checked against the factory's own signature.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ModelConfig:
+    """A decoder. Width and depth in units, `context` in tokens."""
+
+    name: str = "decoder"
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    kv_heads: int = 2
+    ffn: int = 384
+    context: int = 256
+    rope_theta: float = 10_000.0
+    checkpoint: str | None = None  # a folder written by `rl sft` or `rl train`; None starts from random weights
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with a warm-up and a schedule; everything numeric is traced, so a sweep over it compiles nothing new."""
+
+    lr: float = 3e-4
+    schedule: str = "constant"  # constant | linear | cosine
+    warmup: int = 0  # updates
+    final_lr: float = 0.0  # fraction of lr at the last update
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+@dataclass
+class HardwareConfig:
+    """Where the trainer runs: a mesh, and which logical axis of the model lies on which axis of the mesh."""
+
+    platform: str = "cpu"  # cpu | gpu | tpu
+    mesh: dict[str, int] = field(
+        default_factory=lambda: {"data": 1, "fsdp": 1}
+    )  # axis -> devices; -1 = all that remain
+    rules: dict[str, str | None] = field(default_factory=dict)  # logical axis -> mesh axis (None = replicated)
+    compute_dtype: str = "float32"
+    remat: bool = False
+
+
+@dataclass
+class InferenceConfig:
+    """The engine that samples."""
+
+    name: str = "jax"
+    slots: int = 256  # sequences decoded at once
+    tokens_per_dispatch: int = 8  # tokens decoded per compiled call
+
+
+@dataclass
+class SamplingConfig:
+    """Tokens drawn during training. No truncation: the trainer scores under exactly the sampled distribution."""
+
+    temperature: float = 1.0
+    max_tokens: int = 16
+
+
+@dataclass
+class PackConfig:
+    """How trajectories become rows of tokens."""
+
+    row_length: int = 128  # tokens per row
+    rows_per_microbatch: int = 16  # rows whose activations are in memory at once
+
+
+@dataclass
+class WarmStartConfig:
+    """Supervised training on the environment's own demonstrations, before RL. 0 steps = none."""
+
+    steps: int = 0
+    demonstrations: int = 4096  # tasks demonstrated per pass
+    batch: int = 64  # demonstrations per step
+    lr: float = 1e-3
+
+
+@dataclass
+class EvalConfig:
+    """Held-out evaluation before and after training."""
+
+    tasks: int = 256
+    samples: int = 1  # rollouts per task
+    temperature: float = 1.0
+    split: str = "eval"
+    metric: str = "exact_match"  # what the before/after table leads with
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 20  # updates
+    keep: int = 2
+
+
+@dataclass
+class TrainConfig:
+    """`rl train`: warm start, evaluate, reinforce, evaluate."""
+
+    env: dict[str, Any] = field(default_factory=dict)
+    algorithm: dict[str, Any] = field(default_factory=dict)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    pack: PackConfig = field(default_factory=PackConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = 0
+    steps: int = 100  # updates
+    prompts: int = 32  # tasks per update
+    group_size: int = 8  # rollouts per task
+    max_staleness: int = 0  # updates a token may lag behind the policy it trains; 0 = synchronous
+    run_dir: str | None = None  # None: a new folder under runs/
+    resume: bool = False  # continue the newest unfinished run with this very config (or the one in run_dir)
+
+
+@dataclass
+class SftConfig:
+    """`rl sft`: supervised training on the environment's own demonstrations."""
+
+    env: dict[str, Any] = field(default_factory=dict)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    pack: PackConfig = field(default_factory=PackConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = 0
+    steps: int = 300  # updates
+    batch: int = 64  # demonstrations per update
+    demonstrations: int = 4096  # tasks demonstrated per pass
+    run_dir: str | None = None  # None: a new folder under runs/
+    resume: bool = False  # continue the newest unfinished run with this very config (or the one in run_dir)
+
+
+@dataclass
+class ClientConfig:
+    """Who answers during `rl eval`: our own engine, or a server."""
+
+    name: str = "engine"  # engine | openai
+    base_url: str | None = None  # for example http://localhost:30000/v1
+    model: str | None = None  # the name the server knows the model by
+    api_key_env: str | None = None  # environment variable that holds the key; None sends none
+    timeout: float = 600.0  # seconds for one completion
+    retries: int = 3  # after a failed request
+    concurrency: int = 256  # rollouts at once
+
+
+@dataclass
+class EvalSamplingConfig:
+    """Tokens drawn during `rl eval`."""
+
+    temperature: float = 1.0  # 0 = greedy
+    top_p: float = 1.0  # 1 = all tokens
+    top_k: int = 0  # 0 = all tokens
+    max_tokens: int = 16  # per completion
+
+
+@dataclass
+class EvalRunConfig:
+    """`rl eval`: one environment, one model, one table."""
+
+    env: dict[str, Any] = field(default_factory=dict)
+    client: ClientConfig = field(default_factory=ClientConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)  # for client=engine
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)  # for client=engine
+    inference: InferenceConfig = field(default_factory=InferenceConfig)  # for client=engine
+    sampling: EvalSamplingConfig = field(default_factory=EvalSamplingConfig)
+    run: str | None = None  # for client=engine: a run directory whose model, with its newest weights, is evaluated
+    split: str = "eval"
+    tasks: int | None = None  # None: all of the split
+    samples: int = 1  # rollouts per task
+    seed: int = 0
+    run_dir: str | None = None  # None: a new folder under runs/

@@ -1,0 +1,120 @@
+"""The single crossing from trajectories to arrays: turns become segments, segments become rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from envs.errors import ConfigError
+from envs.types import Trajectory
+from rl.types import Batch
+
+
+@dataclass(slots=True)
+class Segment:
+    """One sequence of tokens that share a past. Lists have one entry per token.
+
+    Attributes:
+        tokens: prompt and sampled tokens, in order.
+        mask: which of them the policy sampled (or, for demonstrations, should have written).
+        logprobs: log-probability when sampled; 0 elsewhere.
+        advantage: credit of the rollout.
+        rollout_tokens: trainable tokens of the whole rollout.
+    """
+
+    tokens: list[int]
+    mask: list[bool]
+    logprobs: list[float]
+    advantage: float = 0.0
+    rollout_tokens: int = 0
+    starts_rollout: bool = field(default=True)
+
+
+def segments(trajectory: Trajectory, advantage: float) -> list[Segment]:
+    """The token sequences of a rollout.
+
+    A turn whose prompt begins with exactly the tokens of the turn before it, and what was sampled there, continues that
+    segment; any other turn starts a new one.
+
+    Raises:
+        ConfigError: when a turn carries no tokens: it did not come from a token-level client.
+    """
+    result: list[Segment] = []
+    for index, turn in enumerate(trajectory.turns):
+        c = turn.completion
+        if c.prompt_ids is None or c.completion_ids is None or c.logprobs is None:
+            raise ConfigError(
+                f"turn {index} of task '{trajectory.task.id}' has no tokens or log-probabilities to train on; "
+                "training needs a client that records them (the engine's)"
+            )
+        known = result[-1].tokens if result else []
+        if not result or list(c.prompt_ids[: len(known)]) != known:
+            result.append(Segment([], [], [], advantage, starts_rollout=not result))
+            known = []
+        segment = result[-1]
+        new = list(c.prompt_ids[len(known) :])
+        segment.tokens += [*new, *c.completion_ids]
+        segment.mask += [False] * len(new) + [True] * len(c.completion_ids)
+        segment.logprobs += [0.0] * len(new) + list(c.logprobs)
+    total = sum(sum(segment.mask) for segment in result)
+    for segment in result:
+        segment.rollout_tokens = total
+    return result
+
+
+def pack(parts: Sequence[Segment], row_length: int, rows_multiple: int, min_rows: int = 0) -> Batch:
+    """Lays segments into rows of `row_length` tokens, longest first, each into the first row with room.
+
+    The number of rows is `rows_multiple` times a power of two, and at least `min_rows`, so that few shapes ever occur;
+    filled rows come first. The result depends only on the segments and their order.
+
+    Raises:
+        ConfigError: when a segment is longer than a row.
+    """
+    rows: list[list[Segment]] = []
+    room: list[int] = []
+    for segment in sorted(parts, key=lambda s: -len(s.tokens)):
+        size = len(segment.tokens)
+        if size > row_length:
+            raise ConfigError(
+                f"a sequence has {size} tokens, but pack.row_length is {row_length}; "
+                f"set pack.row_length={-(-size // 32) * 32} or more (or sampling.max_tokens lower)"
+            )
+        slot = next((i for i, free in enumerate(room) if free >= size), len(rows))
+        if slot == len(rows):
+            rows.append([])
+            room.append(row_length)
+        rows[slot].append(segment)
+        room[slot] -= size
+    count = rows_multiple
+    while count < max(len(rows), min_rows):
+        count *= 2
+    return _fill(rows, count, row_length, rollouts=sum(s.starts_rollout and s.rollout_tokens > 0 for s in parts))
+
+
+def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int) -> Batch:
+    shape = (count, row_length)
+    batch = Batch(
+        tokens=np.zeros(shape, np.int32),
+        positions=np.zeros(shape, np.int32),
+        segment_ids=np.zeros(shape, np.int32),
+        mask=np.zeros(shape, np.bool_),
+        behaviour_logprobs=np.zeros(shape, np.float32),
+        reference_logprobs=np.zeros(shape, np.float32),
+        advantages=np.zeros(shape, np.float32),
+        rollout_tokens=np.zeros(shape, np.int32),
+        rollouts=np.asarray(rollouts, np.int32),
+    )
+    for r, row in enumerate(rows):
+        start = 0
+        for number, segment in enumerate(row, start=1):
+            span = slice(start, start + len(segment.tokens))
+            batch.tokens[r, span] = segment.tokens
+            batch.positions[r, span] = np.arange(len(segment.tokens))
+            batch.segment_ids[r, span] = number
+            batch.mask[r, span] = segment.mask
+            batch.behaviour_logprobs[r, span] = segment.logprobs
+            batch.advantages[r, span] = segment.advantage
+            batch.rollout_tokens[r, span] = segment.rollout_tokens
+            start = span.stop
+    return batch

@@ -1,0 +1,54 @@
+"""Log-probabilities of given tokens, without ever holding `[tokens, vocabulary]` in memory."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class TokenScores(NamedTuple):
+    """Per token: the log-probability of the target, and the entropy of the distribution it is judged by (nats)."""
+
+    logprobs: Float[Array, "T"]
+    entropy: Float[Array, "T"]
+
+
+def token_scores(
+    hidden: Float[Array, "T D"],
+    head: Float[Array, "V D"],
+    targets: Int[Array, "T"],
+    temperature: Float[Array, ""] | float = 1.0,
+    *,
+    chunk: int = 1024,
+) -> TokenScores:
+    """Scores `targets` under `softmax(hidden @ head.T / temperature)`, in float32, `chunk` tokens at a time.
+
+    The backward pass recomputes each chunk's logits, so the peak is `chunk * V` floats in both directions. A chunk
+    never depends on its neighbours: the result of a token is the same for every `chunk` up to float32 rounding.
+
+    Args:
+        hidden: outputs of the last norm.
+        head: one row per vocabulary entry.
+        targets: token ids in `[0, V)`.
+        temperature: divides the logits; must be positive.
+        chunk: tokens per step.
+    """
+    tokens = targets.shape[0]
+    size = min(chunk, tokens)
+    padding = -tokens % size
+    x = jnp.pad(hidden, ((0, padding), (0, 0))).reshape(-1, size, hidden.shape[1])
+    y = jnp.pad(targets, (0, padding)).reshape(-1, size)
+
+    @jax.checkpoint
+    def score(x: jax.Array, y: jax.Array) -> TokenScores:
+        logits = jnp.einsum("TD,VD->TV", x, head.astype(x.dtype), preferred_element_type=jnp.float32) / temperature
+        top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+        exp = jnp.exp(logits - top)
+        total = exp.sum(axis=-1)
+        log_total = jnp.log(total) + top[:, 0]
+        chosen = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
+        return TokenScores(chosen - log_total, log_total - (exp * logits).sum(axis=-1) / total)
+
+    _, scores = jax.lax.scan(lambda carry, xy: (carry, score(*xy)), None, (x, y))
+    return TokenScores(*(value.reshape(-1)[:tokens] for value in scores))

@@ -1,0 +1,169 @@
+"""Before and after as numbers: for the terminal, and the comparison of many runs that every view of a sweep shares."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from envs.errors import UpswingError
+from rl.report.run import Run, read_run, section
+from rl.report.text import count, flatten, interval, printable, score, signed
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One row of a before/after table; bounds are 95 % intervals."""
+
+    name: str
+    before: float | None
+    before_bounds: Sequence[float] | None
+    after: float | None
+    after_bounds: Sequence[float] | None
+    gain: float | None
+    gain_bounds: Sequence[float] | None
+
+
+def measures(summary: Mapping[str, Any]) -> list[Measure]:
+    """The leading metric and the reward, as far as the summary has them."""
+    before, after, gain = (section(summary, key) for key in ("before", "after", "gain"))
+    metric = str(summary.get("metric", "reward"))
+    rows = [_measure(metric, "ci95", before, after, gain)]
+    if metric != "reward" and ("reward" in before or "reward" in after):
+        rows.append(_measure("reward", "reward_ci95", before, after, {}))
+    return rows
+
+
+def _measure(
+    name: str, bounds: str, before: Mapping[str, Any], after: Mapping[str, Any], gain: Mapping[str, Any]
+) -> Measure:
+    start, end = _number(before.get(name)), _number(after.get(name))
+    # The summary has no paired interval of the reward: its difference is shown without one.
+    difference = None if start is None or end is None else end - start
+    return Measure(
+        name,
+        start,
+        before.get(bounds),
+        end,
+        after.get(bounds),
+        _number(gain.get(name, difference)),
+        gain.get("ci95"),
+    )
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """The before/after table of one run, from its `summary.json`."""
+    tasks = section(summary, "after").get("tasks", section(summary, "before").get("tasks"))
+    caption = f"{count(tasks, 'held-out task')}, 95 % intervals" if tasks is not None else None
+    table = Table(caption=caption, caption_style="dim", caption_justify="left", header_style="bold", border_style="dim")
+    table.add_column("")
+    for name in ("before", "after", "gain"):
+        table.add_column(name, justify="right")
+    for row in measures(summary):
+        table.add_row(
+            _text(row.name),
+            _cell(score(row.before), interval(row.before_bounds)),
+            _cell(score(row.after), interval(row.after_bounds)),
+            _cell(signed(row.gain), interval(row.gain_bounds, sign=True), verdict_style(row)),
+        )
+    return table
+
+
+def verdict(row: Measure) -> str:
+    """ "gain" or "loss" if the interval of the difference excludes 0, "unclear" if not, "" without a difference."""
+    if row.gain is None:
+        return ""
+    low, high = row.gain_bounds if row.gain_bounds is not None and len(row.gain_bounds) == 2 else (math.nan, math.nan)
+    return "gain" if low > 0 else "loss" if high < 0 else "unclear"
+
+
+def verdict_style(row: Measure) -> str:
+    return {"gain": "bold green", "loss": "bold red"}.get(verdict(row), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Many runs side by side, the best first.
+
+    Attributes:
+        keys: the configuration keys in which they differ.
+        metrics: the names of their leading metrics (usually one).
+        rows: per run, the values of these keys and the measure of its leading metric.
+    """
+
+    keys: Sequence[str]
+    metrics: Sequence[str]
+    rows: Sequence[tuple[Run, Mapping[str, str], Measure]]
+
+
+IGNORED = {"run_dir", "resume"}  # they say where a run is, not what it is
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Line runs up: best score after training first, unfinished ones last."""
+    flat = [flatten(run.config) for run in runs]
+    names = {key: None for config in flat for key in config if key not in IGNORED}
+    shown = [{key: _setting(config[key]) if key in config else "–" for key in names} for config in flat]
+    keys = [key for key in names if len({values[key] for values in shown}) > 1]
+    rows = [
+        (run, {key: values[key] for key in keys}, measures(run.summary)[0])
+        for run, values in zip(runs, shown, strict=True)
+    ]
+    rows.sort(key=lambda row: (row[2].after is None, -(row[2].after or 0.0), row[0].name))
+    return Comparison(keys, list({run.metric: None for run in runs}), rows)
+
+
+def compare_table(run_dirs: Sequence[Path]) -> Table:
+    """A sweep on the terminal: one row per run with the configuration keys in which they differ.
+
+    Raises:
+        UpswingError: no runs are given, or one of the directories is no run.
+    """
+    if not run_dirs:
+        raise UpswingError("no run directories to compare; name at least one")
+    comparison = compare([read_run(Path(path), rollouts=False) for path in run_dirs])
+    title = f"{' / '.join(comparison.metrics)}, with 95 % intervals"
+    table = Table(title=_text(title), title_justify="left", header_style="bold", border_style="dim", box=SIMPLE_HEAD)
+    table.add_column("run", overflow="fold", min_width=8)
+    for name in short_names(comparison.keys):
+        table.add_column(_text(name), justify="right", overflow="fold")
+    for name in ("before", "after", "gain"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run, values, row in comparison.rows:
+        after = score(row.after) if row.after is not None else run.status
+        table.add_row(
+            _text(run.name),
+            *(_text(values[key]) for key in comparison.keys),
+            _cell(score(row.before), interval(row.before_bounds)),
+            _cell(after, interval(row.after_bounds)),
+            _cell(signed(row.gain), interval(row.gain_bounds, sign=True), verdict_style(row)),
+        )
+    return table
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """The last part of each dotted key, where that is enough to tell them apart."""
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Foreign text for the terminal: no markup and no escape codes."""
+    return Text(printable(text), style=style)
+
+
+def _cell(value: str, bounds: str, style: str = "") -> Text:
+    return Text.assemble((printable(value), style), (f"\n{bounds}", "dim")) if bounds else _text(value, style)

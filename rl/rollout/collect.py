@@ -1,0 +1,87 @@
+"""Drives an environment to get the groups of one training step."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from envs.clients.base import Client
+from envs.environment import Environment
+from envs.errors import InfrastructureError, UpswingError
+from envs.evaluation import evaluate
+from envs.types import Failure, Sampling, Task, Trajectory
+
+Groups = list[list[Trajectory]]
+
+
+class EnvironmentBug(UpswingError):
+    """A harness or a reward function raised: an error to show, never a reward."""
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Rolls out groups.
+
+    Attributes:
+        environment: what to run.
+        client: the policy.
+        group_size: rollouts per task.
+        sampling: how tokens are drawn; its seed is replaced per step.
+        retries: how often an infrastructure failure is tried again.
+    """
+
+    environment: Environment
+    client: Client
+    group_size: int
+    sampling: Sampling
+    retries: int = 2
+
+    async def collect(
+        self,
+        tasks: Sequence[Task],
+        seed: int,
+        done: Iterable[Trajectory] = (),
+        on_trajectory: Callable[[Trajectory], None] | None = None,
+    ) -> Groups:
+        """All rollouts of these tasks, a list per task.
+
+        Args:
+            tasks: different tasks.
+            seed: what the rollouts' randomness derives from.
+            done: rollouts that were journaled before; they are not run again.
+            on_trajectory: called with each new rollout as it finishes.
+
+        Raises:
+            EnvironmentBug: when a reward function or the harness raised.
+            InfrastructureError: when every single rollout failed for reasons around the model.
+        """
+        evaluation = await evaluate(
+            self.environment,
+            self.client,
+            tasks=tasks,
+            group_size=self.group_size,
+            sampling=self.sampling,
+            concurrency=len(tasks) * self.group_size,
+            retries=self.retries,
+            seed=seed,
+            on_trajectory=on_trajectory,
+            done=done,
+        )
+        rollouts = list(evaluation.trajectories)
+        raise_bugs(rollouts)
+        if all(t.failure is not None for t in rollouts):
+            raise InfrastructureError(f"all {len(rollouts)} rollouts of the step failed; the first: {_text(rollouts[0].failure)}")
+        return [rollouts[i : i + self.group_size] for i in range(0, len(rollouts), self.group_size)]
+
+
+def raise_bugs(trajectories: Iterable[Trajectory]) -> None:
+    """Raises `EnvironmentBug` for the first rollout that ended in a bug of the environment."""
+    for trajectory in trajectories:
+        failure = trajectory.failure
+        if failure is not None and failure.kind != "infrastructure":
+            raise EnvironmentBug(
+                f"{failure.where or failure.kind} raised {failure.error} on task '{trajectory.task.id}': "
+                f"{failure.message}\n{failure.traceback}"
+            )
+
+
+def _text(failure: Failure | None) -> str:
+    return "" if failure is None else f"{failure.error}: {failure.message}"

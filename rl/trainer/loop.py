@@ -1,0 +1,96 @@
+"""The loop: rollouts, credit, pack, update, publish. `max_staleness = 0` is the synchronous case of the same code."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from envs.types import Trajectory
+from rl.algorithms.base import Algorithm
+from rl.data.pack import Segment, segments
+from rl.types import Batch
+
+Groups = Sequence[Sequence[Trajectory]]
+Collect = Callable[[int], Awaitable[Groups]]
+
+
+class Collected(NamedTuple):
+    """The rollouts that step number `step` (from 0) trains on."""
+
+    step: int
+    groups: Groups
+
+
+async def rollouts(collect: Collect, first: int, steps: int, max_staleness: int) -> AsyncIterator[Collected]:
+    """Yields the groups of steps `first` … `steps - 1`, in order, sampling ahead as far as staleness allows.
+
+    Collection of step `k` begins only once update `k - 1 - max_staleness` was published (the consumer asks for the next
+    step after it published), so no token is ever more than `max_staleness` versions old when it is trained on.
+    """
+    ahead: deque[asyncio.Task[Groups]] = deque()
+    try:
+        for step in range(first, steps):
+            while len(ahead) <= max_staleness and step + len(ahead) < steps:
+                ahead.append(asyncio.ensure_future(_collected(collect, step + len(ahead))))
+            yield Collected(step, await ahead.popleft())
+    finally:
+        for task in ahead:
+            task.cancel()
+        await asyncio.gather(*ahead, return_exceptions=True)
+
+
+async def _collected(collect: Collect, step: int) -> Groups:
+    return await collect(step)
+
+
+def credit(algorithm: Algorithm, groups: Groups) -> list[Segment]:
+    """The groups as segments with their advantages; failed rollouts take no part."""
+    rewards = np.array([[0.0 if t.reward is None else t.reward for t in group] for group in groups])
+    valid = np.array([[t.reward is not None for t in group] for group in groups])
+    advantages = algorithm.credit(rewards, valid)
+    return [
+        segment
+        for group, row, usable in zip(groups, advantages, valid, strict=True)
+        for trajectory, advantage, ok in zip(group, row, usable, strict=True)
+        if ok
+        for segment in segments(trajectory, float(advantage))
+    ]
+
+
+def observe(groups: Groups, version: int) -> dict[str, float]:
+    """What the rollouts say, averaged over those that have a reward.
+
+    Keys: `reward`, `reward_std` (within groups), `rewards/*`, `metrics/*`, `turns`, `completion_tokens`, `truncated`,
+    `staleness` (versions behind `version`, mean over tokens), `failed` (a count).
+    """
+    scored = [t for group in groups for t in group if t.reward is not None]
+    values: dict[str, list[float]] = {}
+    for t in scored:
+        tokens = [len(turn.completion.completion_ids or ()) for turn in t.turns]
+        observed = {
+            "reward": float(t.reward or 0.0),
+            "turns": len(t.turns),
+            "completion_tokens": sum(tokens),
+            "truncated": any(turn.completion.finish_reason == "length" for turn in t.turns),
+            **{f"rewards/{name}": value for name, value in t.rewards.items()},
+            **{f"metrics/{name}": value for name, value in t.metrics.items()},
+        }
+        for name, value in observed.items():
+            values.setdefault(name, []).append(float(value))
+    spread = [np.std([t.reward for t in g if t.reward is not None]) for g in groups if any(t.reward is not None for t in g)]
+    ages = [version - v for t in scored for turn in t.turns for v in turn.completion.versions or ()]
+    return {
+        **{name: float(np.mean(each)) for name, each in values.items()},
+        "reward_std": float(np.mean(spread)),
+        "staleness": float(np.mean(ages)) if ages else 0.0,
+        "failed": float(sum(t.reward is None for group in groups for t in group)),
+    }
+
+
+def used_rows(batch: Batch) -> float:
+    """Share of the packed tokens that are no padding, among rows that hold anything."""
+    filled = np.asarray(batch.segment_ids) > 0
+    rows = filled.any(axis=1)
+    return float(filled[rows].mean()) if rows.any() else 0.0

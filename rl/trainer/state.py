@@ -1,0 +1,34 @@
+"""What training changes, as one value. Randomness is not part of it: keys derive from (seed, purpose, step)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from rl.models.decoder import Params
+from rl.trainer.optimizer import Optimizer
+
+
+class TrainState(NamedTuple):
+    """Parameters, the optimizer's state, and how many updates were made (which is also the policy version)."""
+
+    params: Params
+    opt_state: Any
+    step: Int[Array, ""]
+
+
+def init_state(params: Params, optimizer: Optimizer) -> TrainState:
+    """The state before the first update."""
+    transform = optimizer.transform({name: 0.0 for name in optimizer.hyper})
+    return TrainState(params, transform.init(params), jnp.zeros((), jnp.int32))
+
+
+def parameter_count(params: Params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def global_norm(tree: Params) -> jax.Array:
+    """Euclidean norm over all leaves, in float32."""
+    return optax.tree.norm(tree)

@@ -1,0 +1,111 @@
+"""The one way a `TrainState` changes: a compiled, pure `update(state, batch, hyper) -> (state, metrics)`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rl.algorithms.base import Algorithm
+from rl.models.decoder import Model, Params, hidden_states
+from rl.ops.logprobs import TokenScores, token_scores
+from rl.ops.masked import masked_sum
+from rl.trainer.optimizer import Optimizer
+from rl.trainer.state import TrainState
+from rl.types import Batch, Hyper
+
+Metrics = dict[str, jax.Array]
+Update = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
+Score = Callable[[Params, Batch, jax.Array | float], TokenScores]
+
+
+def make_score(model: Model, *, remat: bool = False, chunk: int = 1024) -> Score:
+    """`score(params, batch, temperature) -> TokenScores [R, L]`: every token given those before it in its segment.
+
+    The first column has nothing before it and scores 0.
+    """
+
+    def score(params: Params, batch: Batch, temperature: jax.Array | float) -> TokenScores:
+        hidden = hidden_states(model, params, batch.tokens, batch.positions, batch.segment_ids, remat=remat)
+        R, L, D = hidden.shape
+        before = hidden[:, :-1].reshape(R * (L - 1), D)
+        scores = token_scores(before, model.head(params), batch.tokens[:, 1:].reshape(-1), temperature, chunk=chunk)
+        return TokenScores(*(jnp.pad(value.reshape(R, L - 1), ((0, 0), (1, 0))) for value in scores))
+
+    return score
+
+
+def make_update(
+    score: Score,
+    algorithm: Algorithm,
+    optimizer: Optimizer,
+    microbatch_rows: int,
+    constrain: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Update:
+    """Builds the update of an algorithm; the caller compiles it (`jax.jit(update, donate_argnums=0)`).
+
+    Rows are processed `microbatch_rows` at a time; trailing micro-batches that hold only padding cost nothing. Weights
+    come from the whole batch, so loss and gradient do not depend on the cut. A loss or gradient that is not finite
+    leaves the state as it was, inside the program (the donated input is gone), and reports `nonfinite = 1`.
+
+    Args:
+        score: from `make_score`.
+        algorithm: loss and weights.
+        optimizer: gradient transformation and schedule.
+        microbatch_rows: divides the batch's number of rows.
+        constrain: pins each micro-batch to the mesh.
+    """
+
+    def microbatch_loss(params: Params, batch: Batch, weights: jax.Array, hyper: Hyper) -> tuple[jax.Array, Metrics]:
+        scores = score(params, batch, hyper["temperature"])
+        token = algorithm.loss(scores, batch, hyper)
+        observed = {"entropy": scores.entropy, **token.metrics}
+        sums = {name: masked_sum(jax.lax.stop_gradient(value), batch.mask) for name, value in observed.items()}
+        return masked_sum(token.loss * weights, batch.mask), sums
+
+    def update(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        loss, sums, grads = _accumulate(
+            jax.value_and_grad(microbatch_loss, has_aux=True),
+            state.params,
+            batch,
+            algorithm.weights(batch),
+            hyper,
+            microbatch_rows,
+            constrain,
+        )
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        scale = jnp.minimum(1.0, hyper["max_grad_norm"] / jnp.maximum(grad_norm, 1e-12))
+        lr = optimizer.lr(state.step, hyper)
+        # optax mixes weak and strong types inside Adam; its arithmetic is float32 throughout all the same.
+        with jax.numpy_dtype_promotion("standard"):
+            clipped = jax.tree.map(lambda g: g * scale, grads)
+            steps, opt_state = optimizer.transform(hyper).update(clipped, state.opt_state, state.params)
+            params = jax.tree.map(lambda p, s: (p - lr * s).astype(p.dtype), state.params, steps)
+        after = TrainState(params, opt_state, state.step + 1)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
+        metrics = {name: value / tokens for name, value in sums.items()}
+        return kept, {**metrics, "loss": loss, "grad_norm": grad_norm, "lr": lr, "nonfinite": 1.0 - finite}
+
+    return update
+
+
+def _accumulate(  # type: ignore[no-untyped-def]
+    value_and_grad, params: Params, batch: Batch, weights: jax.Array, hyper: Hyper, rows: int, constrain
+) -> tuple[jax.Array, Metrics, Params]:
+    """Sums loss, metrics and gradients over the micro-batches that hold any token."""
+    R, L = batch.tokens.shape
+    per_row = batch._replace(rollouts=jnp.broadcast_to(batch.rollouts, (R,)))
+    cut = jax.tree.map(lambda a: a.reshape(R // rows, rows, *a.shape[1:]), (per_row, weights))
+    filled = (batch.segment_ids > 0).any(axis=1).reshape(R // rows, rows).any(axis=1)
+
+    def one(index: jax.Array) -> tuple[jax.Array, Metrics, Params]:
+        part, part_weights = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, 0, keepdims=False), cut)
+        part = constrain(part._replace(rollouts=batch.rollouts))
+        (loss, sums), grads = value_and_grad(params, part, part_weights, hyper)
+        return loss, sums, grads
+
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, jnp.zeros((), jnp.int32)))
+    last = jnp.max(jnp.where(filled, jnp.arange(1, R // rows + 1), 0))
+    return jax.lax.fori_loop(0, last, lambda i, total: jax.tree.map(jnp.add, total, one(i)), zeros)

@@ -1,0 +1,35 @@
+"""The arrays that cross from rollouts to updates."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+Hyper = Mapping[str, float | Float[Array, ""]]
+"""Traced scalars of an update by name (learning rate, clip bounds, weights …): a sweep over them compiles nothing new."""
+
+
+class Batch(NamedTuple):
+    """Packed token arrays, `R` rows of `L` tokens. Index `t` always speaks about token `t`, given those before it.
+
+    Attributes:
+        tokens: token ids.
+        positions: position of the token within its segment.
+        segment_ids: 0 is padding; equal positive ids within a row belong to one sequence.
+        mask: tokens the policy sampled and that are trained on.
+        behaviour_logprobs: log-probability the token had when it was sampled.
+        reference_logprobs: the same under the reference policy; zeros where no reference is used.
+        advantages: credit of the token.
+        rollout_tokens: trainable tokens of the token's whole rollout, which may span several segments.
+        rollouts: how many rollouts have any trainable token.
+    """
+
+    tokens: Int[Array, "R L"]
+    positions: Int[Array, "R L"]
+    segment_ids: Int[Array, "R L"]
+    mask: Bool[Array, "R L"]
+    behaviour_logprobs: Float[Array, "R L"]
+    reference_logprobs: Float[Array, "R L"]
+    advantages: Float[Array, "R L"]
+    rollout_tokens: Int[Array, "R L"]
+    rollouts: Int[Array, ""]

@@ -58,6 +58,7 @@ class InferenceConfig:
 
     name: str = "jax"
     slots: int = 256  # sequences decoded at once
+    context: int | None = None  # tokens of prompt and completion the cache holds; None: the model's context
     tokens_per_dispatch: int = 8  # tokens decoded per compiled call
 
 
@@ -95,7 +96,7 @@ class EvalConfig:
     samples: int = 1  # rollouts per task
     temperature: float = 1.0
     split: str = "eval"
-    metric: str = "exact_match"  # what the before/after table leads with
+    metric: str = "reward"  # what the before/after table leads with: reward, or the name of a reward or metric
 
 
 @dataclass

@@ -25,15 +25,17 @@ def aggregation(kind: Aggregate, horizon: int) -> Callable[[Batch], jax.Array]:
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}; expected at least 1 token")
 
+    def count(tokens: jax.Array) -> jax.Array:
+        return jnp.maximum(tokens, 1).astype(jnp.float32)
+
     def token_mean(batch: Batch) -> jax.Array:
-        return batch.mask / jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
+        return jnp.where(batch.mask, 1.0 / count(batch.mask.sum()), 0.0)
 
     def sequence_mean(batch: Batch) -> jax.Array:
-        per_rollout = jnp.maximum(batch.rollout_tokens, 1).astype(jnp.float32)
-        return batch.mask / (per_rollout * jnp.maximum(batch.rollouts, 1).astype(jnp.float32))
+        return jnp.where(batch.mask, 1.0 / (count(batch.rollout_tokens) * count(batch.rollouts)), 0.0)
 
     def constant(batch: Batch) -> jax.Array:
-        return batch.mask / (jnp.maximum(batch.rollouts, 1).astype(jnp.float32) * horizon)
+        return jnp.where(batch.mask, 1.0 / (count(batch.rollouts) * horizon), 0.0)
 
     kinds = {"token_mean": token_mean, "sequence_mean": sequence_mean, "constant": constant}
     if kind not in kinds:

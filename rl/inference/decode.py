@@ -148,7 +148,10 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
 
 
 def cached_attention(
-    q: Float[Array, "S N H"], keys: Float[Array, "S K H T"], values: Float[Array, "S K T H"], visible: Bool[Array, "S T"]
+    q: Float[Array, "S N H"],
+    keys: Float[Array, "S K H T"],
+    values: Float[Array, "S K T H"],
+    visible: Bool[Array, "S T"],
 ) -> Float[Array, "S N H"]:
     """One query per slot against its cache; the layouts are those that XLA's batched products read without a copy."""
     S, N, H = q.shape

@@ -175,7 +175,9 @@ class JaxEngine:
             for start in range(0, len(prompts), self._prefill_batch):
                 self._read_prompts(bucket, prompts[start : start + self._prefill_batch], groups)
 
-    def _read_prompts(self, bucket: int, prompts: list[tuple[int, ...]], groups: dict[tuple[int, ...], list[int]]) -> None:
+    def _read_prompts(
+        self, bucket: int, prompts: list[tuple[int, ...]], groups: dict[tuple[int, ...], list[int]]
+    ) -> None:
         tokens = np.zeros((self._prefill_batch, bucket), np.int32)
         nowhere = len(self._running)
         slots = np.full(len(self._running), nowhere, np.int32)

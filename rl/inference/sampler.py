@@ -23,9 +23,7 @@ class DrawSettings(NamedTuple):
     seed: UInt32[Array, "S"]
 
 
-def draw(
-    logits: Float[Array, "S V"], settings: DrawSettings, positions: Int[Array, "S"], *, truncate: bool
-) -> Draw:
+def draw(logits: Float[Array, "S V"], settings: DrawSettings, positions: Int[Array, "S"], *, truncate: bool) -> Draw:
     """Draws a token per row by inverting the cumulative distribution.
 
     The two uniforms a row needs come from its own seed and position, so a draw does not depend on what else is in the

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
+from envs import record
 from envs.errors import UpswingError
 from envs.statistics import estimate
 from envs.types import Trajectory
@@ -186,16 +187,7 @@ def _metric_row(path: Path, number: int, row: Any) -> dict[str, Any]:
 
 
 def _trajectories(path: Path, read: bool) -> list[Trajectory]:
-    trajectories = []
-    for number, row in _lines(path) if read else ():
-        try:
-            trajectories.append(Trajectory.from_dict(row))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UpswingError(
-                f"{path}, line {number}, is no trajectory ({type(error).__name__}: {error}). Delete that line, or run "
-                "the evaluation again"
-            ) from error
-    return trajectories
+    return [trajectory for _, trajectory in record.read(path)] if read and path.is_file() else []
 
 
 def _finite(value: Any) -> float:

@@ -35,7 +35,7 @@ def measures(summary: Mapping[str, Any]) -> list[Measure]:
     metric = str(summary.get("metric", "reward"))
     rows = [_measure(metric, "ci95", before, after, gain)]
     if metric != "reward" and ("reward" in before or "reward" in after):
-        rows.append(_measure("reward", "reward_ci95", before, after, {}))
+        rows.append(_measure("reward", "reward_ci95", before, after, gain))
     return rows
 
 
@@ -43,7 +43,6 @@ def _measure(
     name: str, bounds: str, before: Mapping[str, Any], after: Mapping[str, Any], gain: Mapping[str, Any]
 ) -> Measure:
     start, end = _number(before.get(name)), _number(after.get(name))
-    # The summary has no paired interval of the reward: its difference is shown without one.
     difference = None if start is None or end is None else end - start
     return Measure(
         name,
@@ -52,7 +51,7 @@ def _measure(
         end,
         after.get(bounds),
         _number(gain.get(name, difference)),
-        gain.get("ci95"),
+        gain.get(bounds),
     )
 
 
@@ -71,6 +70,24 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             _cell(score(row.after), interval(row.after_bounds)),
             _cell(signed(row.gain), interval(row.gain_bounds, sign=True), verdict_style(row)),
         )
+    return table
+
+
+def evaluation_table(summary: Mapping[str, Any], title: str) -> Table:
+    """What `Evaluation.summary()` says, for the terminal."""
+    failures = sum(section(summary, "failures").values())
+    caption = f"{count(summary['tasks'], 'task')}, {count(summary['rollouts'], 'rollout')}, 95 % intervals"
+    caption += f"; {count(failures, 'rollout')} failed and left out" if failures else ""
+    table = Table(title=title, caption=caption, header_style="bold", border_style="dim")
+    table.add_column("")
+    table.add_column("mean", justify="right")
+    table.add_column("95 %", justify="right")
+    rows = {"reward": summary["reward"], **section(summary, "rewards"), **section(summary, "metrics")}
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(_text(name), _cell(score(value["mean"]), ""), _cell(interval(value["ci95"]), ""))
+    for k, share in section(summary, "pass_at").items():
+        table.add_row(f"pass@{k}", score(share), "")
     return table
 
 

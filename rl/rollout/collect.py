@@ -68,7 +68,9 @@ class Collector:
         rollouts = list(evaluation.trajectories)
         raise_bugs(rollouts)
         if all(t.failure is not None for t in rollouts):
-            raise InfrastructureError(f"all {len(rollouts)} rollouts of the step failed; the first: {_text(rollouts[0].failure)}")
+            raise InfrastructureError(
+                f"all {len(rollouts)} rollouts of the step failed; the first: {_text(rollouts[0].failure)}"
+            )
         return [rollouts[i : i + self.group_size] for i in range(0, len(rollouts), self.group_size)]
 
 

@@ -1,6 +1,7 @@
 """The loop: rollouts, credit, pack, update, publish. `max_staleness = 0` is the synchronous case of the same code."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
@@ -9,7 +10,11 @@ import numpy as np
 
 from envs.types import Trajectory
 from rl.algorithms.base import Algorithm
+from rl.checkpoint import Checkpoints
 from rl.data.pack import Segment, segments
+from rl.models.decoder import Params
+from rl.trainer.state import TrainState
+from rl.trainer.step import Apply, check_finite
 from rl.types import Batch
 
 Groups = Sequence[Sequence[Trajectory]]
@@ -17,10 +22,65 @@ Collect = Callable[[int], Awaitable[Groups]]
 
 
 class Collected(NamedTuple):
-    """The rollouts that step number `step` (from 0) trains on."""
+    """The rollouts that step number `step` (from 0) trains on, and how long they took."""
 
     step: int
     groups: Groups
+    seconds: float
+
+
+async def reinforce(
+    state: TrainState,
+    *,
+    steps: int,
+    collect: Collect,
+    assemble: Callable[[Groups], Batch],
+    apply: Apply,
+    publish: Callable[[Params, int], Awaitable[None]],
+    checkpoints: Checkpoints,
+    on_step: Callable[[int, Groups, dict[str, float]], None],
+    max_staleness: int = 0,
+) -> TrainState:
+    """Makes updates `state.step` … `steps - 1` from what `collect` brings.
+
+    Args:
+        state: where to begin; used up.
+        steps: updates in all.
+        collect: the groups of a step (from 0), a function of the step and the published policy.
+        assemble: credit and packing.
+        apply: from `make_apply`.
+        publish: hands parameters and their version to the engine.
+        checkpoints: where states go.
+        on_step: told the number of each update (from 1), its rollouts and its metrics.
+        max_staleness: updates that sampling may be ahead of training.
+
+    Raises:
+        NonFiniteError: after the last good state was written; so is the last state when the loop is cancelled.
+    """
+    version = int(state.step)
+    await publish(state.params, version)
+    try:
+        async for step, groups, seconds in rollouts(collect, version, steps, max_staleness):
+            observed = observe(groups, version)
+            started = time.perf_counter()
+            batch = assemble(groups)
+            state, metrics = await _to_its_end(apply, state, batch)
+            check_finite(step + 1, metrics, (group[0].task.id for group in groups))
+            update_seconds = time.perf_counter() - started
+            version = step + 1
+            await publish(state.params, version)
+            speed = {
+                "sampled_tokens_per_s": observed["completion_tokens"] * sum(map(len, groups)) / seconds,
+                "trained_tokens_per_s": float((batch.segment_ids > 0).sum()) / update_seconds,
+                "packed": used_rows(batch),
+            }
+            on_step(version, groups, {**observed, **metrics, **speed})
+            if checkpoints.due(version, steps):
+                checkpoints.save(state)
+    finally:
+        checkpoints.save(state)
+        checkpoints.wait()
+    return state
 
 
 async def rollouts(collect: Collect, first: int, steps: int, max_staleness: int) -> AsyncIterator[Collected]:
@@ -29,20 +89,36 @@ async def rollouts(collect: Collect, first: int, steps: int, max_staleness: int)
     Collection of step `k` begins only once update `k - 1 - max_staleness` was published (the consumer asks for the next
     step after it published), so no token is ever more than `max_staleness` versions old when it is trained on.
     """
-    ahead: deque[asyncio.Task[Groups]] = deque()
+    ahead: deque[asyncio.Task[tuple[Groups, float]]] = deque()
     try:
         for step in range(first, steps):
             while len(ahead) <= max_staleness and step + len(ahead) < steps:
                 ahead.append(asyncio.ensure_future(_collected(collect, step + len(ahead))))
-            yield Collected(step, await ahead.popleft())
+            yield Collected(step, *await ahead.popleft())
     finally:
         for task in ahead:
             task.cancel()
         await asyncio.gather(*ahead, return_exceptions=True)
 
 
-async def _collected(collect: Collect, step: int) -> Groups:
-    return await collect(step)
+async def _to_its_end(apply: Apply, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, float]]:
+    """Updates in a thread, so that sampling goes on. An update has used up its input: once begun, it is seen through,
+    and a cancellation that comes meanwhile takes effect at the next await."""
+    work = asyncio.ensure_future(asyncio.to_thread(apply, state, batch))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        result = await work
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return result
+
+
+async def _collected(collect: Collect, step: int) -> tuple[Groups, float]:
+    started = time.perf_counter()
+    groups = await collect(step)
+    return groups, time.perf_counter() - started
 
 
 def credit(algorithm: Algorithm, groups: Groups) -> list[Segment]:
@@ -79,7 +155,9 @@ def observe(groups: Groups, version: int) -> dict[str, float]:
         }
         for name, value in observed.items():
             values.setdefault(name, []).append(float(value))
-    spread = [np.std([t.reward for t in g if t.reward is not None]) for g in groups if any(t.reward is not None for t in g)]
+    spread = [
+        np.std([t.reward for t in g if t.reward is not None]) for g in groups if any(t.reward is not None for t in g)
+    ]
     ages = [version - v for t in scored for turn in t.turns for v in turn.completion.versions or ()]
     return {
         **{name: float(np.mean(each)) for name, each in values.items()},

@@ -21,7 +21,7 @@ class TrainState(NamedTuple):
 
 def init_state(params: Params, optimizer: Optimizer) -> TrainState:
     """The state before the first update."""
-    transform = optimizer.transform({name: 0.0 for name in optimizer.hyper})
+    transform = optimizer.transform(dict.fromkeys(optimizer.hyper, 0.0))
     return TrainState(params, transform.init(params), jnp.zeros((), jnp.int32))
 
 

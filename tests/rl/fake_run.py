@@ -153,7 +153,9 @@ def write_evals(path: Path, right: list[bool], hostile: bool) -> None:
             trajectory(i, value, text=HOSTILE) for i, value in enumerate(right[: len(rollouts) // 2])
         ]
         rollouts[-1] = trajectory(len(right) - 1, False, failure=True)
-    path.write_text("".join(json.dumps(rollout.to_dict()) + "\n" for rollout in rollouts))
+    with Journal(path) as journal:
+        for rollout in rollouts:
+            journal.append(rollout)
 
 
 def summary(was: list[bool], now: list[bool], steps: int, seed: int, run_dir: str) -> dict[str, Any]:

@@ -1,0 +1,226 @@
+"""What `rl train`, `rl sft` and `rl eval` do: build the values, open a run directory, go through the stages."""
+
+import asyncio
+import datetime
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from envs.errors import ConfigError, UpswingError
+from envs.evaluation import Evaluation, paired_gain
+from envs.types import Sampling
+from rl.cli.build import make_algorithm, make_client, make_engine, make_environment, make_optimizer, make_policy
+from rl.cli.stages import Stages
+from rl.config import EvalRunConfig, OptimizerConfig, SftConfig, TrainConfig
+from rl.progress import Progress
+from rl.report import summary_table, write_report
+from rl.report.tables import evaluation_table
+from rl.rollout.client import EngineClient
+from rl.run_dir import RunDir
+
+
+def train(config: TrainConfig, composed: str) -> Path:
+    """Warm start, evaluate, reinforce, evaluate, report.
+
+    Args:
+        config: everything, typed.
+        composed: the same as YAML, for the run directory.
+
+    Returns:
+        The run directory.
+    """
+    environment = make_environment(config.env)
+    algorithm = make_algorithm(config.algorithm)
+    policy = make_policy(config.model, config.hardware, config.seed)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    _check_sampling(config)
+    name = f"{environment.name}-{config.algorithm['name']}-seed{config.seed}-{_now()}"
+    run = _open(config.run_dir, name, composed, config.resume)
+    title = f"{environment.name} · {config.algorithm['name']} · seed {config.seed}"
+
+    async def stages(progress: Progress) -> None:
+        stage = Stages(run, environment, policy, progress, config.checkpoint, config.pack, config.seed)
+        warm = config.warm_start
+        schedule = OptimizerConfig(lr=warm.lr, schedule="linear", warmup=20)
+        params = policy.params
+        if warm.steps:
+            params = await stage.supervise(
+                params, make_optimizer(schedule, warm.steps), warm.steps, warm.batch, warm.demonstrations
+            )
+        engine = make_engine(config.inference, policy._replace(params=params))
+        client = EngineClient(engine, policy.renderer)
+        try:
+            before = await stage.evaluate("before", client, config.eval, config.sampling.max_tokens)
+            await stage.reinforce(
+                params,
+                engine,
+                algorithm,
+                optimizer,
+                steps=config.steps,
+                prompts=config.prompts,
+                group_size=config.group_size,
+                sampling=Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens),
+                max_staleness=config.max_staleness,
+            )
+            after = await stage.evaluate("after", client, config.eval, config.sampling.max_tokens)
+        finally:
+            await engine.close()
+        run.summarise(_summary(config, run, before, after))
+
+    _recorded(run, title, config.eval.metric, stages)
+    _show(run)
+    return run.path
+
+
+def sft(config: SftConfig, composed: str) -> Path:
+    """Supervised training on the environment's demonstrations.
+
+    Returns:
+        The run directory; `rl train model.checkpoint=DIRECTORY` begins from its weights.
+    """
+    environment = make_environment(config.env)
+    policy = make_policy(config.model, config.hardware, config.seed)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    run = _open(config.run_dir, f"{environment.name}-sft-seed{config.seed}-{_now()}", composed, config.resume)
+
+    async def stages(progress: Progress) -> None:
+        stage = Stages(run, environment, policy, progress, config.checkpoint, config.pack, config.seed)
+        await stage.supervise(policy.params, optimizer, config.steps, config.batch, config.demonstrations)
+
+    _recorded(run, f"{environment.name} · sft · seed {config.seed}", None, stages)
+    print(f"weights: {run.path}\nnext:    rl eval env={environment.name} run={run.path}")
+    return run.path
+
+
+def evaluate(config: EvalRunConfig, composed: str) -> Path:
+    """One environment, one model, one table.
+
+    Returns:
+        The run directory, with every rollout in `evals/eval.jsonl`.
+    """
+    environment = make_environment(config.env)
+    tasks = environment.tasks.split(config.split)
+    chosen = list(tasks if config.tasks is None else tasks.head(config.tasks))
+    sampling = Sampling(
+        temperature=config.sampling.temperature,
+        top_p=config.sampling.top_p,
+        top_k=config.sampling.top_k,
+        max_tokens=config.sampling.max_tokens,
+        seed=config.seed,
+    )
+    found: list[tuple[str, Evaluation]] = []
+    run = _open(config.run_dir, f"{environment.name}-eval-{_now()}", composed, resume=False)
+
+    async def stages(progress: Progress) -> None:
+        client, answering = await make_client(config)
+        try:
+            run.describe(environment={"name": environment.name, "version": environment.version}, client=answering)
+            from rl.rollout.held_out import held_out
+
+            stage = progress.stage("evaluate", total=len(chosen) * config.samples, unit="rollouts")
+            found.append(
+                (
+                    answering,
+                    await held_out(
+                        environment,
+                        client,
+                        chosen,
+                        samples=config.samples,
+                        sampling=sampling,
+                        journal=run.path / "evals" / "eval.jsonl",
+                        concurrency=config.client.concurrency,
+                        on_progress=stage.update,
+                    ),
+                )
+            )
+        finally:
+            await client.close()
+
+    _recorded(run, f"{environment.name} · eval", None, stages)
+    answering, evaluation = found[0]
+    summary = evaluation.summary()
+    run.summarise({"model": answering, **summary})
+    Console().print(evaluation_table(summary, f"{environment.name} [{config.split}] · {answering}"))
+    print(f"rollouts: {run.path / 'evals' / 'eval.jsonl'}")
+    if not summary["scored"]:
+        raise UpswingError(f"none of the {summary['rollouts']} rollouts was scored; failures: {summary['failures']}")
+    return run.path
+
+
+def _recorded(run: RunDir, title: str, metric: str | None, stages: Any) -> None:
+    """Runs the stages under a progress display; however they end, `run.json` says so."""
+
+    async def main() -> None:
+        with Progress(title=title, metric=metric) as progress:
+            coroutine: Coroutine[Any, Any, None] = stages(progress)
+            await coroutine
+
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        run.status("interrupted")
+        print(f"\nstopped; nothing is lost. Continue with the same command and resume=true (run: {run.path})")
+        raise
+    except BaseException as error:
+        run.status("failed", f"{type(error).__name__}: {error}")
+        raise
+    else:
+        run.status("finished")
+    finally:
+        run.close()
+
+
+def _summary(config: TrainConfig, run: RunDir, before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    metric = config.eval.metric
+
+    def side(evaluation: Evaluation) -> dict[str, Any]:
+        lead, reward = evaluation.interval(metric), evaluation.interval("reward")
+        bounds = {metric: lead.mean, "ci95": [lead.low, lead.high]}
+        rewards = {"reward": reward.mean, "reward_ci95": [reward.low, reward.high]}
+        return {**rewards, **bounds, "tasks": len(evaluation.values(metric))}
+
+    lead, reward = paired_gain(before, after, metric), paired_gain(before, after, "reward")
+    return {
+        "metric": metric,
+        "before": side(before),
+        "after": side(after),
+        "gain": {
+            "reward": reward.mean,
+            "reward_ci95": [reward.low, reward.high],
+            metric: lead.mean,
+            "ci95": [lead.low, lead.high],
+        },
+        "train_seconds": run.seconds("train"),
+        "warm_start_seconds": run.seconds("warm_start"),
+        "steps": config.steps,
+        "seed": config.seed,
+        "run_dir": str(run.path),
+    }
+
+
+def _show(run: RunDir) -> None:
+    paths = write_report(run.path)
+    console = Console()
+    console.print(summary_table(run.summary()))
+    console.print(f"run:    {run.path}\nreport: {paths.html}\ncurve:  {paths.png}", soft_wrap=True, highlight=False)
+
+
+def _open(run_dir: str | None, name: str, composed: str, resume: bool) -> RunDir:
+    return RunDir.open(None if run_dir is None else Path(run_dir), name, composed, resume=resume)
+
+
+def _check_sampling(config: TrainConfig) -> None:
+    for key, value in (("temperature", config.sampling.temperature), ("max_tokens", config.sampling.max_tokens)):
+        if not value > 0:
+            raise ConfigError(f"sampling.{key} is {value}; training needs a positive one")
+    for key in ("steps", "group_size", "prompts"):
+        if getattr(config, key) < 1:
+            raise ConfigError(f"{key} is {getattr(config, key)}; expected at least 1")
+    if config.max_staleness < 0:
+        raise ConfigError(f"max_staleness is {config.max_staleness}; expected 0 (synchronous) or more")
+
+
+def _now() -> str:
+    return datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

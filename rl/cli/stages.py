@@ -1,0 +1,178 @@
+"""The stages of an experiment, each able to go on where a killed run stopped."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from envs.clients.base import Client
+from envs.environment import Environment
+from envs.evaluation import Evaluation
+from envs.seeds import derive_seed
+from envs.types import Sampling
+from rl.algorithms import Algorithm, supervised
+from rl.checkpoint import Checkpoints
+from rl.cli.build import Policy
+from rl.config import CheckpointConfig, EvalConfig, PackConfig
+from rl.data.pack import pack, segments
+from rl.inference.jax_engine import JaxEngine
+from rl.metrics import CompileCounter
+from rl.models.decoder import Params
+from rl.progress import Progress
+from rl.rollout.client import EngineClient
+from rl.rollout.collect import Collector
+from rl.rollout.held_out import held_out
+from rl.rollout.journal import StepJournal
+from rl.rollout.schedule import Schedule
+from rl.run_dir import RunDir
+from rl.trainer.loop import Groups, credit, reinforce
+from rl.trainer.optimizer import Optimizer
+from rl.trainer.reference import make_with_reference
+from rl.trainer.sft import demonstrated, supervise
+from rl.trainer.state import TrainState, init_state, parameter_count
+from rl.trainer.step import make_apply
+from rl.trainer.update import make_score, make_update
+from rl.types import Batch
+
+
+@dataclass
+class Stages:
+    """What all stages of a run share."""
+
+    run: RunDir
+    environment: Environment
+    policy: Policy
+    progress: Progress
+    checkpoint: CheckpointConfig
+    pack: PackConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        name = {"name": self.environment.name, "version": self.environment.version}
+        self.run.describe(environment=name, parameters=parameter_count(self.policy.params))
+        self._score = make_score(self.policy.model, remat=self.policy.remat)
+        self._compiled = CompileCounter()
+
+    async def supervise(
+        self, params: Params, optimizer: Optimizer, steps: int, batch: int, demonstrations: int
+    ) -> Params:
+        """Learns from the environment's demonstrations; returns the weights."""
+        tasks = self.environment.tasks.split("train").head(demonstrations)
+        schedule = Schedule(tasks, batch, derive_seed(self.seed, "warm_start"))
+        update = make_update(self._score, supervised(), optimizer, self.pack.rows_per_microbatch, self.policy.constrain)
+
+        def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
+            chosen = schedule.tasks(step)
+            shown = [demonstrated(t, self.environment.demonstration(t), self.policy.renderer) for t in chosen]
+            parts = [part for trajectory in shown for part in segments(trajectory, 0.0)]
+            return self._packed(parts, min_rows=batch), (task.id for task in chosen)
+
+        state, checkpoints = self._begin("warm_start", params, optimizer)
+        stage = self.progress.stage("warm start", total=steps, unit="updates", start=int(state.step))
+
+        def on_step(step: int, metrics: dict[str, float]) -> None:
+            self.run.log("warm_start", step, metrics)
+            stage.update(step, metrics)
+
+        state = await supervise(
+            state,
+            steps=steps,
+            batch_of=batch_of,
+            apply=make_apply(update, {**optimizer.hyper, "temperature": 1.0}),
+            checkpoints=checkpoints,
+            on_step=on_step,
+        )
+        return state.params
+
+    async def evaluate(self, name: str, client: Client, config: EvalConfig, max_tokens: int) -> Evaluation:
+        """Runs the held-out tasks; the same seeds before and after."""
+        tasks = self.environment.tasks.split(config.split).head(config.tasks)
+        stage = self.progress.stage(f"evaluate {name}", total=len(tasks) * config.samples, unit="rollouts")
+        return await held_out(
+            self.environment,
+            client,
+            list(tasks),
+            samples=config.samples,
+            sampling=Sampling(config.temperature, max_tokens=max_tokens, seed=derive_seed(self.seed, "eval")),
+            journal=self.run.path / "evals" / f"{name}.jsonl",
+            on_progress=stage.update,
+        )
+
+    async def reinforce(
+        self,
+        params: Params,
+        engine: JaxEngine,
+        algorithm: Algorithm,
+        optimizer: Optimizer,
+        *,
+        steps: int,
+        prompts: int,
+        group_size: int,
+        sampling: Sampling,
+        max_staleness: int,
+    ) -> None:
+        """Trains with the algorithm, from `params` or from the newest checkpoint; leaves `engine` with the result."""
+        schedule = Schedule(self.environment.tasks.split("train"), prompts, derive_seed(self.seed, "train"))
+        collector = Collector(self.environment, EngineClient(engine, self.policy.renderer), group_size, sampling)
+        rows = self.pack.rows_per_microbatch
+        update = make_update(self._score, algorithm, optimizer, rows, self.policy.constrain)
+        hyper = {**optimizer.hyper, **algorithm.hyper, "temperature": sampling.temperature}
+        reference = None
+        if algorithm.needs_reference:
+            frozen = jax.tree.map(jnp.copy, params)  # the update uses up what it is given
+            reference = make_with_reference(self._score, frozen, rows, sampling.temperature)
+        state, checkpoints = self._begin("train", params, optimizer)
+        stage = self.progress.stage("train", total=steps, unit="updates", start=int(state.step))
+        clock = time.perf_counter()
+
+        async def collect(step: int) -> Groups:
+            journal = self._journal(step)
+            try:
+                return await collector.collect(
+                    schedule.tasks(step), derive_seed(self.seed, "rollout", step), journal.done(), journal.append
+                )
+            finally:
+                journal.close()
+
+        def assemble(groups: Groups) -> Batch:
+            batch = self._packed(credit(algorithm, groups), min_rows=prompts * group_size)
+            return batch if reference is None else reference(batch)
+
+        def on_step(step: int, groups: Groups, metrics: dict[str, float]) -> None:
+            nonlocal clock
+            self._journal(step - 1).seal(groups)
+            now = time.perf_counter()
+            metrics |= {"seconds": now - clock, "compilations": float(self._compiled.count)}
+            clock = now
+            self.run.log("train", step, metrics)
+            stage.update(step, metrics)
+
+        await reinforce(
+            state,
+            steps=steps,
+            collect=collect,
+            assemble=assemble,
+            apply=make_apply(update, hyper),
+            publish=engine.load_weights,
+            checkpoints=checkpoints,
+            on_step=on_step,
+            max_staleness=max_staleness,
+        )
+
+    def _begin(self, stage: str, params: Params, optimizer: Optimizer) -> tuple[TrainState, Checkpoints]:
+        """The newest checkpoint of a stage, or its first state; what was logged after it is about to be made again."""
+        where = self.run.path / "checkpoints" / stage
+        checkpoints = Checkpoints(where, every=self.checkpoint.every, keep=self.checkpoint.keep)
+        # A copy: the first update uses up the state, and these weights may still be needed.
+        first = init_state(jax.tree.map(jnp.copy, params), optimizer)
+        state = checkpoints.load(first) or first
+        self.run.forget(stage, after=int(state.step))
+        return state, checkpoints
+
+    def _journal(self, step: int) -> StepJournal:
+        return StepJournal(self.run.path / "rollouts", step + 1)
+
+    def _packed(self, parts: list, min_rows: int) -> Batch:  # type: ignore[type-arg]
+        return pack(parts, self.pack.row_length, self.pack.rows_per_microbatch, min_rows)

@@ -1,0 +1,43 @@
+"""Applying an update from the host: arguments placed, metrics fetched, a result that is not finite refused."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+
+from envs.errors import UpswingError
+from rl.trainer.state import TrainState
+from rl.trainer.update import Update
+from rl.types import Batch
+
+
+class NonFiniteError(UpswingError):
+    """A loss or gradient was not finite. The state is as it was before the update."""
+
+
+Apply = Callable[[TrainState, Batch], tuple[TrainState, dict[str, float]]]
+
+
+def make_apply(update: Update, hyper: Mapping[str, float]) -> Apply:
+    """Compiles `update` and closes it over its hyper-parameters; the state that is passed in is used up."""
+    compiled = jax.jit(update, donate_argnums=0)
+
+    def apply(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, float]]:
+        state, metrics = compiled(state, batch, dict(hyper))
+        return state, {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+    return apply
+
+
+def check_finite(step: int, metrics: Mapping[str, float], tasks: Iterable[str]) -> None:
+    """Raises `NonFiniteError` when the update was refused, naming the step (from 1) and its tasks."""
+    if not metrics["nonfinite"]:
+        return
+    names = list(dict.fromkeys(tasks))
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    cause = "loss" if not math.isfinite(metrics["loss"]) else "gradient"
+    raise NonFiniteError(
+        f"update {step}: the {cause} is not finite (loss {metrics['loss']}, gradient norm {metrics['grad_norm']}); "
+        f"tasks: {shown}. The weights were left as they were and are checkpointed; lower optimizer.lr or look at these "
+        "tasks' rewards, then go on with resume=true"
+    )

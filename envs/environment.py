@@ -28,7 +28,8 @@ class Environment:
         rubric: scores what came of it.
         name: what the environment is called; set by `load_environment`.
         version: of the package it came from; set by `load_environment`.
-        demonstrate: the messages an expert would add to a task's prompt (a text stands for one assistant message);
+        demonstrate: `demonstrate(task, sample)`: the messages that demonstrator number `sample` would add to the task's
+            prompt (a text stands for one assistant message), the same at every call;
             what a supervised warm start learns from.
         timeout: the most seconds a rollout may take; what the model achieved until then is scored.
     """
@@ -38,7 +39,7 @@ class Environment:
     rubric: Rubric
     name: str = ""
     version: str = ""
-    demonstrate: Callable[[Task], Sequence[Message] | str] | None = None
+    demonstrate: Callable[[Task, int], Sequence[Message] | str] | None = None
     timeout: float | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class Environment:
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigError(f"Environment(timeout={self.timeout!r}); expected a positive number of seconds or None")
 
-    def demonstration(self, task: Task) -> tuple[Message, ...]:
+    def demonstration(self, task: Task, sample: int = 0) -> tuple[Message, ...]:
         """What an expert would add to the task's prompt: at least one assistant message.
 
         Raises:
@@ -59,11 +60,11 @@ class Environment:
         """
         if self.demonstrate is None:
             raise ConfigError(f"environment '{self.name}' shows no expert; give it Environment(demonstrate=…)")
-        shown = self.demonstrate(task)
+        shown = self.demonstrate(task, sample)
         messages: tuple[Message, ...]
         messages = ({"role": "assistant", "content": shown},) if isinstance(shown, str) else tuple(shown)
         if not any(message["role"] == "assistant" for message in messages):
             raise ConfigError(
-                f"environment '{self.name}': demonstrate({task.id!r}) has no assistant message: {shown!r}"
+                f"environment '{self.name}': demonstrate({task.id!r}, {sample}) has no assistant message: {shown!r}"
             )
         return messages

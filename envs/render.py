@@ -51,9 +51,9 @@ _TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 class ByteRenderer:
     """The chat format of our small models: a role token, the UTF-8 bytes of the text, an end token.
 
-    One token per character of plain English, and no text that it cannot write. Ids 0-255 are bytes, 256 ends a message,
-    257-260 begin one of each role, 261-263 are reserved. Tools are described in the system message, and called by writing
-    `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
+    One token per character of plain English, and no text that it cannot write. Ids 0-255 are bytes, 256 ends a
+    message, 257-260 begin one of each role, 261-263 are reserved. Tools are described in the system message, and
+    called by writing `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
     """
 
     vocab_size = 264  # a multiple of 8; the last three are reserved

@@ -6,11 +6,13 @@ from typing import NamedTuple
 from jaxtyping import Array, Bool, Float, Int
 
 Hyper = Mapping[str, float | Float[Array, ""]]
-"""Traced scalars of an update by name (learning rate, clip bounds, weights …): a sweep over them compiles nothing new."""
+"""Traced scalars of an update by name (learning rate, clip bounds …): a sweep over them compiles nothing new."""
 
 
 class Batch(NamedTuple):
     """Packed token arrays, `R` rows of `L` tokens. Index `t` always speaks about token `t`, given those before it.
+
+    The packer leaves numpy arrays here; the compiled update takes them as they are.
 
     Attributes:
         tokens: token ids.

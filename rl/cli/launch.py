@@ -57,7 +57,12 @@ def experiment(verb: str) -> Callable[[Any, str], Path]:
     """The function that runs a composed config and returns its run directory. Imports jax."""
     from rl.cli import experiments
 
-    return {"train": experiments.train, "sft": experiments.sft, "eval": experiments.evaluate}[verb]
+    verbs: dict[str, Callable[[Any, str], Path]] = {
+        "train": experiments.train,
+        "sft": experiments.sft,
+        "eval": experiments.evaluate,
+    }
+    return verbs[verb]
 
 
 class Parser(argparse.ArgumentParser):

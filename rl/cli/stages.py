@@ -65,7 +65,9 @@ class Stages:
 
         def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
             chosen = schedule.tasks(step)
-            shown = [demonstrated(t, self.environment.demonstration(t), self.policy.renderer) for t in chosen]
+            # Every pass over the tasks asks another demonstrator: nobody's mistakes can be learnt by heart.
+            sample = schedule.epoch(step)
+            shown = [demonstrated(t, self.environment.demonstration(t, sample), self.policy.renderer) for t in chosen]
             parts = [part for trajectory in shown for part in segments(trajectory, 0.0)]
             return self._packed(parts, min_rows=batch), (task.id for task in chosen)
 

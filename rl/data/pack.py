@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -94,27 +95,22 @@ def pack(parts: Sequence[Segment], row_length: int, rows_multiple: int, min_rows
 
 def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int) -> Batch:
     shape = (count, row_length)
-    batch = Batch(
-        tokens=np.zeros(shape, np.int32),
-        positions=np.zeros(shape, np.int32),
-        segment_ids=np.zeros(shape, np.int32),
-        mask=np.zeros(shape, np.bool_),
-        behaviour_logprobs=np.zeros(shape, np.float32),
-        reference_logprobs=np.zeros(shape, np.float32),
-        advantages=np.zeros(shape, np.float32),
-        rollout_tokens=np.zeros(shape, np.int32),
-        rollouts=np.asarray(rollouts, np.int32),
-    )
+    integers = ("tokens", "positions", "segment_ids", "rollout_tokens")
+    floats = ("behaviour_logprobs", "reference_logprobs", "advantages")
+    arrays: dict[str, Any] = {name: np.zeros(shape, np.int32) for name in integers}
+    arrays |= {name: np.zeros(shape, np.float32) for name in floats}
+    arrays |= {"mask": np.zeros(shape, np.bool_), "rollouts": np.asarray(rollouts, np.int32)}
+    batch = Batch(**arrays)
     for r, row in enumerate(rows):
         start = 0
         for number, segment in enumerate(row, start=1):
-            span = slice(start, start + len(segment.tokens))
-            batch.tokens[r, span] = segment.tokens
-            batch.positions[r, span] = np.arange(len(segment.tokens))
-            batch.segment_ids[r, span] = number
-            batch.mask[r, span] = segment.mask
-            batch.behaviour_logprobs[r, span] = segment.logprobs
-            batch.advantages[r, span] = segment.advantage
-            batch.rollout_tokens[r, span] = segment.rollout_tokens
-            start = span.stop
+            span = r, slice(start, start + len(segment.tokens))
+            arrays["tokens"][span] = segment.tokens
+            arrays["positions"][span] = np.arange(len(segment.tokens))
+            arrays["segment_ids"][span] = number
+            arrays["mask"][span] = segment.mask
+            arrays["behaviour_logprobs"][span] = segment.logprobs
+            arrays["advantages"][span] = segment.advantage
+            arrays["rollout_tokens"][span] = segment.rollout_tokens
+            start += len(segment.tokens)
     return batch

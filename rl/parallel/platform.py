@@ -30,8 +30,8 @@ def use_platform(platform: str, mesh: Mapping[str, int]) -> None:
     except RuntimeError as error:
         extra = {"gpu": "cuda", "tpu": "tpu"}.get(platform, "")
         raise ConfigError(
-            f"hardware.platform={platform} cannot be used here: {error}; install it with pip install 'upswing[{extra}]', "
-            "or choose hardware=cpu"
+            f"hardware.platform={platform} cannot be used here: {error}; install it with "
+            f"pip install 'upswing[{extra}]', or choose hardware=cpu"
         ) from error
     if found != platform:
         raise ConfigError(f"hardware.platform={platform}, but JAX runs on {found}; choose hardware=cpu or start anew")

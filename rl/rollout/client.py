@@ -51,8 +51,8 @@ class EngineClient:
     def _token_sampling(self, sampling: Sampling) -> TokenSampling:
         if sampling.stop:
             raise ConfigError(
-                f"stop strings {list(sampling.stop)} were asked for, but the in-process engine stops at the model's end "
-                "token only; leave them out, or cut the text in the environment"
+                f"stop strings {list(sampling.stop)} were asked for, but the in-process engine stops at the model's "
+                "end token only; leave them out, or cut the text in the environment"
             )
         return TokenSampling(
             temperature=sampling.temperature,

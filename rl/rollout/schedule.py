@@ -34,6 +34,10 @@ class Schedule:
         self._seed = seed
         self._order: tuple[int, np.ndarray] | None = None
 
+    def epoch(self, step: int) -> int:
+        """Which pass over the tasks this step (from 0) belongs to."""
+        return step // (len(self._tasks) // self._prompts)
+
     def tasks(self, step: int) -> list[Task]:
         """The tasks of this step (from 0)."""
         steps_per_epoch = len(self._tasks) // self._prompts

@@ -63,7 +63,9 @@ def adamw(
         done = step.astype(jnp.float32)
         ramp = jnp.minimum((done + 1.0) / jnp.maximum(hyper["warmup"], 1.0), 1.0)
         progress = jnp.clip((done - hyper["warmup"]) / jnp.maximum(hyper["steps"] - hyper["warmup"], 1.0), 0.0, 1.0)
-        left = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * progress))}[schedule]
+        left = 1.0 if schedule == "constant" else 1.0 - progress
+        if schedule == "cosine":
+            left = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
         return hyper["lr"] * ramp * (hyper["final_lr"] + (1.0 - hyper["final_lr"]) * left)
 
     hyper = {

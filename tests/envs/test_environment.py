@@ -25,14 +25,14 @@ def test_making_an_environment_builds_no_tasks(sums: Environment) -> None:
 
 def test_an_expert_shows_messages_or_a_text(sums: Environment) -> None:
     task = sums.tasks[3]
-    spoken = replace(sums, demonstrate=lambda task: task.answer)
+    spoken = replace(sums, demonstrate=lambda task, sample: task.answer)
     assert spoken.demonstration(task) == ({"role": "assistant", "content": "4"},)
     dialogue = replace(
-        sums, demonstrate=lambda task: [{"role": "assistant", "content": "?"}, {"role": "user", "content": "!"}]
+        sums, demonstrate=lambda task, sample: [{"role": "assistant", "content": "?"}, {"role": "user", "content": "!"}]
     )
     assert [message["role"] for message in dialogue.demonstration(task)] == ["assistant", "user"]
     with pytest.raises(ConfigError, match="environment 'sums' shows no expert"):
         sums.demonstration(task)
-    silent = replace(sums, demonstrate=lambda task: [{"role": "user", "content": "!"}])
-    with pytest.raises(ConfigError, match=r"demonstrate\('train-3'\) has no assistant message"):
+    silent = replace(sums, demonstrate=lambda task, sample: [{"role": "user", "content": "!"}])
+    with pytest.raises(ConfigError, match=r"demonstrate\('train-3', 0\) has no assistant message"):
         silent.demonstration(task)

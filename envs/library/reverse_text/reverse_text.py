@@ -62,9 +62,9 @@ def load_environment(
             for text in chosen[: most[split]]
         ]
 
-    def demonstrate(task: Task) -> str:
+    def demonstrate(task: Task, sample: int) -> str:
         reversed_text: str = task.answer
-        clean = derive_seed(seed, "demonstration", task.id) < clean_demonstrations * 2**31
+        clean = derive_seed(seed, "demonstration", task.id, sample) < clean_demonstrations * 2**31
         return reversed_text if clean else reversed_text[::-1]
 
     return Environment(

@@ -64,7 +64,7 @@ def load_environment(
     def respond(rollout: Rollout) -> str | None:
         return reply(guesses_in(rollout.messages), rollout.task.answer, max_guesses, spare_turns)
 
-    def demonstrate(task: Task) -> list[Message]:
+    def demonstrate(task: Task, sample: int) -> list[Message]:
         """A game of somebody who always guesses the most frequent word that is still possible."""
         messages: list[Message] = []
         possible = list(secret_words(secrets))

@@ -1,0 +1,281 @@
+"""The engine that samples during training, with a model small enough to compile: four slots, a context of 48."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+
+import jax
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from envs import ContextLengthError, InfrastructureError
+from rl.data.pack import Segment, pack
+from rl.inference.engine import EngineError, Generation, TokenSampling
+from rl.inference.jax_engine import JaxEngine
+from rl.metrics import CompileCounter
+from rl.models.decoder import Model, Params
+from rl.trainer.update import make_score
+from rl.types import Batch
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CONTEXT = 48
+PROMPT = [5, 6, 7, 8, 9, 10]
+
+
+def prompt(length: int) -> list[int]:
+    return [(7 * i) % 256 for i in range(length)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(model: Model, params: Params) -> AsyncIterator[JaxEngine]:
+    engine = JaxEngine(model, params, slots=4, tokens_per_dispatch=4, prefill_batch=2)
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture(scope="module")
+def other_params(model: Model) -> Params:
+    return jax.jit(model.init)(jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def score(model: Model):
+    return jax.jit(make_score(model))
+
+
+async def turns_of_the_loop() -> None:
+    """Lets everything that is ready run: requests queue up and a dispatch begins."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def soon(awaitable: Awaitable[Generation]) -> Generation:
+    return await asyncio.wait_for(awaitable, 60)
+
+
+def batch_of(prompts: Sequence[list[int]], generations: Sequence[Generation]) -> Batch:
+    parts = [
+        Segment([*p, *g.ids], [False] * len(p) + [True] * len(g.ids), [0.0] * len(p) + g.logprobs, 0.0, len(g.ids))
+        for p, g in zip(prompts, generations, strict=True)
+    ]
+    return pack(parts, row_length=CONTEXT, rows_multiple=8)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+async def test_logprobs_equal_the_trainers(engine: JaxEngine, params: Params, score, temperature: float) -> None:
+    prompts = [prompt(n) for n in (1, 2, 6, 16, 17, 18, 33, 47)]
+    requests = (engine.generate(p, TokenSampling(temperature, max_tokens=20, seed=i)) for i, p in enumerate(prompts))
+    generations = await asyncio.gather(*requests)
+    assert [len(g.ids) for g in generations] == [20, 20, 20, 20, 20, 20, 15, 1]
+    batch = batch_of(prompts, generations)
+    recomputed = np.asarray(score(params, batch, temperature).logprobs)
+    np.testing.assert_allclose(batch.behaviour_logprobs[batch.mask], recomputed[batch.mask], atol=1e-5)
+    assert batch.behaviour_logprobs[batch.mask].std() > 0.1
+
+
+async def test_what_a_request_draws_depends_on_nothing_else(engine: JaxEngine) -> None:
+    mine = TokenSampling(max_tokens=20, seed=3)
+
+    def others(count: int, tokens: int) -> list[asyncio.Task[Generation]]:
+        return [asyncio.create_task(engine.generate(prompt(5 + 7 * i), TokenSampling(max_tokens=tokens, seed=i))) for i in range(count)]
+
+    alone = await engine.generate(PROMPT, mine)
+    assert len(alone.ids) == 20
+    for count, tokens in ((1, 40), (2, 3), (3, 20), (6, 9)):
+        before = others(count, tokens)
+        assert await engine.generate(PROMPT, mine) == alone, "in another slot, after others"
+        late = others(3, 40)
+        await turns_of_the_loop()
+        assert await engine.generate(PROMPT, mine) == alone, "admitted while others are being drawn"
+        await asyncio.gather(*before, *late)
+    same = await asyncio.gather(*(engine.generate(PROMPT, mine) for _ in range(4)))
+    assert same == [alone] * 4, "in all slots at once"
+    assert (await engine.generate(PROMPT, TokenSampling(max_tokens=20, seed=4))).ids != alone.ids
+
+
+async def test_a_neighbour_that_truncates_changes_nothing(engine: JaxEngine) -> None:
+    mine = TokenSampling(max_tokens=20, seed=3)
+    alone = await engine.generate(PROMPT, mine)
+    truncated = engine.generate(PROMPT, TokenSampling(top_k=2, max_tokens=30, seed=3))
+    other, beside = await asyncio.gather(truncated, engine.generate(PROMPT, mine))
+    assert beside == alone
+    assert other.ids[:20] != alone.ids and max(other.logprobs) <= 0 and min(other.logprobs) > -5
+
+
+async def test_a_group_shares_one_prefill(engine: JaxEngine) -> None:
+    read = engine._prefill
+    calls = 0
+
+    def counted(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        return read(*args)
+
+    engine._prefill = counted
+    try:
+        await asyncio.gather(*(engine.generate(PROMPT, TokenSampling(max_tokens=2, seed=i)) for i in range(4)))
+        assert calls == 1
+        await asyncio.gather(*(engine.generate([*PROMPT, i], TokenSampling(max_tokens=2)) for i in range(4)))
+        assert calls == 2, "prompts that differ in their last token alone share it too"
+        await asyncio.gather(*(engine.generate([i, *PROMPT], TokenSampling(max_tokens=2)) for i in range(4)))
+        assert calls == 4, "four different prompts, two at a time"
+        await engine.generate([5], TokenSampling(max_tokens=2))
+        assert calls == 4, "one token is read as it is decoded"
+    finally:
+        engine._prefill = read
+
+
+async def test_nothing_compiles_in_steady_state(engine: JaxEngine) -> None:
+    async def everything(seed: int) -> None:
+        for length in (1, 3, 17, 40):
+            group = (engine.generate(prompt(length), TokenSampling(0.7, max_tokens=4, seed=i + seed)) for i in range(6))
+            await asyncio.gather(*group)
+        await engine.generate(PROMPT, TokenSampling(top_p=0.9, max_tokens=3, stop_ids=(1, 2), seed=seed))
+
+    await everything(0)
+    counter, before = CompileCounter(), engine.compiled_programs()
+    await everything(100)
+    counter.close()
+    assert (engine.compiled_programs(), counter.count) == (before, 0)
+
+
+async def test_the_context_ends_a_completion_and_bounds_a_prompt(engine: JaxEngine) -> None:
+    assert engine.context == CONTEXT
+    full = await engine.generate(prompt(40), TokenSampling(max_tokens=100))
+    assert (len(full.ids), len(full.logprobs), full.versions, full.finish_reason) == (8, 8, [0] * 8, "length")
+    expected = r"the prompt has 48 tokens, but a prompt needs 1 … 47 to leave room in the engine's context of 48; shorten"
+    with pytest.raises(ContextLengthError, match=expected):
+        await engine.generate(prompt(48), TokenSampling())
+    with pytest.raises(ContextLengthError, match="the prompt has 0 tokens"):
+        await engine.generate([], TokenSampling())
+
+
+async def test_stop_tokens_end_a_completion_and_are_part_of_it(engine: JaxEngine) -> None:
+    free = await engine.generate(PROMPT, TokenSampling(max_tokens=12, seed=1))
+    assert free.finish_reason == "length"
+    stop = free.ids[5]
+    end = free.ids.index(stop) + 1
+    stopped = await engine.generate(PROMPT, TokenSampling(max_tokens=12, seed=1, stop_ids=(263, stop)))
+    assert (stopped.ids, stopped.logprobs, stopped.finish_reason) == (free.ids[:end], free.logprobs[:end], "stop")
+    with pytest.raises(ValueError, match="5 stop ids; at most 4 fit"):
+        await engine.generate(PROMPT, TokenSampling(stop_ids=(1, 2, 3, 4, 5)))
+
+
+async def test_greedy_takes_the_likeliest_every_time(engine: JaxEngine, params: Params, score) -> None:
+    greedy = await engine.generate(PROMPT, TokenSampling(0.0, max_tokens=6, seed=1))
+    assert greedy.ids == (await engine.generate(PROMPT, TokenSampling(0.0, max_tokens=6, seed=2))).ids
+    assert greedy.logprobs == [0.0] * 6
+    # Eight candidates for the last token, with the one it drew among them: none scores better.
+    last = [greedy.ids[-1], *(i for i in range(0, 264, 37) if i != greedy.ids[-1])][:8]
+    batch = batch_of([[*PROMPT, *greedy.ids[:-1]]] * 8, [Generation([i], [0.0], [0], "length") for i in last])
+    scores = dict(zip(batch.tokens[batch.mask].tolist(), score(params, batch, 1.0).logprobs[batch.mask].tolist(), strict=True))
+    assert max(scores, key=scores.__getitem__) == greedy.ids[-1]
+
+
+async def test_new_weights_draw_the_tokens_that_follow(
+    engine: JaxEngine, params: Params, other_params: Params, score
+) -> None:
+    long = TokenSampling(max_tokens=40, seed=5)
+    old = await engine.generate(PROMPT, long)
+    running = asyncio.create_task(engine.generate(PROMPT, long))
+    await turns_of_the_loop()
+    try:
+        await engine.load_weights(other_params, 7)
+        assert engine.version == 7
+        mixed = await soon(running)
+        switch = mixed.versions.index(7)
+        assert 0 < switch < 40 and mixed.versions == [0] * switch + [7] * (40 - switch)
+        assert mixed.ids[:switch] == old.ids[:switch] and mixed.ids[switch:] != old.ids[switch:]
+        fresh = await engine.generate(PROMPT, long)
+        assert fresh.versions == [7] * 40
+        batch = batch_of([PROMPT], [fresh])
+        recomputed = np.asarray(score(other_params, batch, 1.0).logprobs)[batch.mask]
+        np.testing.assert_allclose(batch.behaviour_logprobs[batch.mask], recomputed, atol=1e-5)
+    finally:
+        await engine.load_weights(params, 0)
+    assert await engine.generate(PROMPT, long) == old
+
+
+async def test_weights_are_the_engines_own(engine: JaxEngine, params: Params, model: Model) -> None:
+    before = await engine.generate(PROMPT, TokenSampling(max_tokens=4))
+    lent = jax.tree.map(lambda a: a.copy(), params)
+    await engine.load_weights(lent, 0)
+    for leaf in jax.tree.leaves(lent):
+        leaf.delete()  # as the next update does with the state it is given
+    assert await engine.generate(PROMPT, TokenSampling(max_tokens=4)) == before
+
+
+async def test_paused_requests_wait(engine: JaxEngine, params: Params) -> None:
+    expected = await engine.generate(PROMPT, TokenSampling(max_tokens=9))
+    running = asyncio.create_task(engine.generate(PROMPT, TokenSampling(max_tokens=9)))
+    await turns_of_the_loop()
+    await engine.pause()
+    waiting = asyncio.create_task(engine.generate(PROMPT, TokenSampling(max_tokens=9)))
+    await turns_of_the_loop()
+    assert not running.done() and not waiting.done()
+    await engine.resume()
+    assert await asyncio.gather(running, waiting) == [expected, expected]
+
+
+async def test_weights_change_while_paused(engine: JaxEngine, params: Params) -> None:
+    await engine.pause()
+    try:
+        await asyncio.wait_for(engine.load_weights(params, 0), 10)
+    finally:
+        await engine.resume()
+
+
+async def test_a_cancelled_request_gives_its_slot_back(engine: JaxEngine) -> None:
+    order: list[str] = []
+
+    async def run(name: str, tokens: int) -> None:
+        await engine.generate(PROMPT, TokenSampling(max_tokens=tokens))
+        order.append(name)
+
+    long = [asyncio.create_task(run("long", 40)) for _ in range(4)]
+    await turns_of_the_loop()
+    short = asyncio.create_task(run("short", 1))
+    left = asyncio.create_task(run("left", 1))
+    await turns_of_the_loop()
+    long[1].cancel()
+    left.cancel()
+    await asyncio.gather(long[0], *long[2:], short)
+    assert order == ["short", "long", "long", "long"]
+
+
+async def test_a_failure_ends_every_request_and_says_why(model: Model, params: Params) -> None:
+    engine = JaxEngine(model, {**params, "embed": params["embed"][:, :16]}, slots=2)
+    await engine.health()
+    requests = [asyncio.create_task(engine.generate(p, TokenSampling())) for p in (PROMPT, PROMPT, PROMPT, [1])]
+    results = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 60)
+    assert {type(result) for result in results} == {EngineError}
+    assert len({str(result) for result in results}) == 1
+    for ask in (engine.health, lambda: engine.generate(PROMPT, TokenSampling())):
+        with pytest.raises(EngineError, match=r"the engine stopped: \w+Error: .*16"):
+            await ask()
+    await engine.close()
+
+
+async def test_a_failure_is_the_infrastructures_and_no_bug_of_the_environment() -> None:
+    assert issubclass(EngineError, InfrastructureError)
+
+
+async def test_closing_ends_what_waits(model: Model, params: Params) -> None:
+    engine = JaxEngine(model, params, slots=2)
+    await engine.pause()
+    waiting = asyncio.create_task(engine.generate(PROMPT, TokenSampling()))
+    await turns_of_the_loop()
+    await engine.close()
+    with pytest.raises(EngineError, match="closed while requests were waiting"):
+        await soon(waiting)
+    for ask in (engine.health, lambda: engine.generate(PROMPT, TokenSampling())):
+        with pytest.raises(EngineError, match="the engine is closed"):
+            await ask()
+    await engine.close()
+
+
+async def test_a_context_beyond_the_models_is_refused(model: Model, params: Params) -> None:
+    for context in (1, 49):
+        with pytest.raises(ValueError, match=rf"context is {context}; expected 2 … 48"):
+            JaxEngine(model, params, context=context)

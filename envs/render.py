@@ -111,15 +111,22 @@ def _with_tools(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> lis
 
 
 def _parse_calls(text: str) -> list[ToolCall]:
-    """The calls a text contains. One that is no JSON object keeps its text as arguments, for the tool to complain."""
+    """The calls a text contains."""
     calls: list[ToolCall] = []
     for number, body in enumerate(_TOOL_CALL.findall(text)):
-        try:
-            call = json.loads(body)
-        except ValueError:
-            call = None
-        name = call.get("name") if isinstance(call, dict) else None
-        arguments = json.dumps(call.get("arguments", {})) if isinstance(call, dict) else body
-        function = {"name": name if isinstance(name, str) else "", "arguments": arguments}
-        calls.append({"id": f"call_{number}", "type": "function", "function": function})  # type: ignore[typeddict-item]
+        name, arguments = _parse_call(body)
+        calls.append({"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": arguments}})
     return calls
+
+
+def _parse_call(body: str) -> tuple[str, str]:
+    """Name and arguments. What is no JSON object keeps its text as arguments, for the tool to complain."""
+    try:
+        call = json.loads(body)
+        if not isinstance(call, dict):
+            return "", body
+        name, arguments = call.get("name"), json.dumps(call.get("arguments", {}))
+    except (ValueError, RecursionError):  # a model may well open a thousand brackets
+        return "", body
+    # JSON can spell half of a surrogate pair, which no file can hold.
+    return name.encode("utf-8", "replace").decode() if isinstance(name, str) else "", arguments

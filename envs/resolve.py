@@ -66,7 +66,7 @@ class EnvironmentInfo:
                 f"{module.__name__} ({self.path}) has no function '{function_name}'; "
                 "expected `def load_environment(...) -> Environment`"
             )
-        return found  # type: ignore[no-any-return]
+        return found
 
     @property
     def arguments(self) -> inspect.Signature:

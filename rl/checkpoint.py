@@ -30,8 +30,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Updates after which a whole checkpoint exists, in order."""
-        found = self._directory.glob("[0-9]*") if self._directory.is_dir() else []
-        return sorted(int(path.name) for path in found if path.name.isdigit() and ocp.is_orbax_checkpoint(path))
+        # Orbax writes under another name and renames what is whole; its metadata file tells it from any other folder.
+        found = self._directory.glob("*/_CHECKPOINT_METADATA")
+        return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit())
 
     def due(self, step: int, last: int) -> bool:
         """Whether the state after update `step` of `last` is to be written."""

@@ -12,6 +12,7 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 from typing import TYPE_CHECKING
 
+import hypothesis
 import jaxtyping
 import pytest
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 CHECKED = ["rl.ops", "rl.algorithms", "rl.data", "rl.inference.sampler", "rl.inference.decode", "rl.models"]
 CHECKED += ["rl.trainer.update", "rl.trainer.state", "rl.trainer.optimizer", "rl.types"]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+# The same examples every time, however long a busy machine takes for one.
+hypothesis.settings.register_profile(
+    "upswing", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("upswing")
 
 
 @pytest.fixture(scope="session")

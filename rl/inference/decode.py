@@ -72,7 +72,7 @@ def make_prefill(model: Model) -> Callable[..., Cache]:
 
     def prefill(params: Params, cache: Cache, prompts: jax.Array, slots: jax.Array, sources: jax.Array) -> Cache:
         A, T = prompts.shape
-        positions = jnp.broadcast_to(jnp.arange(T), (A, T))
+        rotation = model.rotation(jnp.broadcast_to(jnp.arange(T), (A, T)))
         mask = jnp.broadcast_to(jnp.tril(jnp.ones((T, T), bool)), (A, T, T))
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, state: None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -81,7 +81,7 @@ def make_prefill(model: Model) -> Callable[..., Cache]:
         x = model.embed(params, prompts)
         keys, values = [], []
         for layer, old_k, old_v in zip(params["layers"], cache.keys, cache.values, strict=True):
-            x, (k, v) = model.block(layer, x, positions, attend, None)
+            x, (k, v) = model.block(layer, x, rotation, attend, None)
             new_k, new_v = k.transpose(0, 2, 3, 1)[sources], v.transpose(0, 2, 1, 3)[sources]
             keys.append(old_k.at[slots, :, :, :T].set(new_k, mode="drop"))
             values.append(old_v.at[slots, :, :T].set(new_v, mode="drop"))
@@ -99,6 +99,7 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
     def step(params: Params, cache: Cache, slots: Slots, truncate: bool) -> tuple[Cache, jax.Array, jax.Array]:
         S, T = slots.tokens.shape[0], cache.values[0].shape[2]
         rows = jnp.arange(S)
+        rotation = model.rotation(slots.positions[:, None])
         visible = jnp.arange(T)[None] <= slots.positions[:, None]
 
         def attend(
@@ -112,7 +113,7 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
         x = model.embed(params, slots.tokens[:, None])
         states = []
         for layer, *state in zip(params["layers"], cache.keys, cache.values, strict=True):
-            x, state = model.block(layer, x, slots.positions[:, None], attend, tuple(state))
+            x, state = model.block(layer, x, rotation, attend, tuple(state))
             states.append(state)
         logits = jnp.einsum("SD,VD->SV", model.norm(params, x)[:, 0], model.head(params).astype(x.dtype))
         drawn = draw(logits, slots.settings, slots.positions, truncate=truncate)

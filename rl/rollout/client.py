@@ -45,7 +45,13 @@ class EngineClient:
             return self._renderer.prompt(messages, tools)
         before = previous.completion
         assert before.prompt_ids is not None and before.completion_ids is not None  # it was this client's own turn
-        answered = max(i for i, message in enumerate(messages) if message == before.message)
+        # A model may say the same thing twice, and a harness may say it for the model: what led to it tells them apart.
+        led = len(previous.messages)
+        answered = max(
+            i
+            for i, message in enumerate(messages)
+            if message == before.message and tuple(messages[i - led : i]) == previous.messages
+        )
         return self._renderer.extend([*before.prompt_ids, *before.completion_ids], messages[answered + 1 :])
 
     def _token_sampling(self, sampling: Sampling) -> TokenSampling:

@@ -1,7 +1,7 @@
 """Drives an environment to get the groups of one training step."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envs.clients.base import Client
 from envs.environment import Environment
@@ -58,10 +58,9 @@ class Collector:
             self.client,
             tasks=tasks,
             group_size=self.group_size,
-            sampling=self.sampling,
+            sampling=replace(self.sampling, seed=seed),
             concurrency=len(tasks) * self.group_size,
             retries=self.retries,
-            seed=seed,
             on_trajectory=on_trajectory,
             done=done,
         )

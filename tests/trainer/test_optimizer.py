@@ -49,7 +49,9 @@ def test_two_updates_of_adam_by_hand() -> None:
     np.testing.assert_allclose(first["w"], [0.75 + 0.5, -0.02 / 0.12 - 1.0, 0.25], rtol=1e-5)
     np.testing.assert_allclose(first["norm"]["scale"], [-4 / 4.1], rtol=1e-5)
     # m = (0.9 * 0.1 - 0.1) g = -0.01 g, unbiased by 0.19; v is g squared.
-    np.testing.assert_allclose(second["w"], [-0.01 / 0.19 * 0.75 + 0.5, 0.01 / 0.19 * 0.02 / 0.12 - 1.0, 0.25], rtol=1e-4)
+    np.testing.assert_allclose(
+        second["w"], [-0.01 / 0.19 * 0.75 + 0.5, 0.01 / 0.19 * 0.02 / 0.12 - 1.0, 0.25], rtol=1e-4
+    )
     np.testing.assert_allclose(second["norm"]["scale"], [-4 / 4.1], rtol=1e-5)
 
 

@@ -36,7 +36,7 @@ def load_environment(
     """Reverse words or phrases of `min_length` to `max_length` characters.
 
     Args:
-        unit: "word", or "phrase": two or more consecutive words of a sentence, in lower case, a space between them.
+        unit: "word", or "phrase": one or more consecutive words of a sentence, in lower case, a space between them.
         min_length: fewest characters of a text, spaces included.
         max_length: most characters of a text, spaces included.
         train_tasks: at most this many tasks to train on; None takes all there are.
@@ -111,12 +111,13 @@ def texts(unit: Unit, min_length: int, max_length: int) -> tuple[str, ...]:
 
 
 def phrases(max_length: int) -> Iterator[str]:
-    """Every run of two or more words within a sentence, up to `max_length` characters."""
+    """Every run of words within a sentence, up to `max_length` characters."""
     for sentence in corpus().sentences:
         words = sentence.split()
-        for start, phrase in enumerate(words):
-            for word in words[start + 1 :]:
-                phrase += " " + word
+        for start in range(len(words)):
+            phrase = ""
+            for word in words[start:]:
+                phrase += f" {word}" if phrase else word
                 if len(phrase) > max_length:
                     break
                 yield phrase

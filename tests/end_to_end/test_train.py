@@ -1,0 +1,150 @@
+"""Whole runs, as a user starts them: the reward rises; killed and resumed, the same bits come out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rl.rollout.journal import read_rollouts
+
+SMALL = [
+    "env=reverse_text",
+    "env.min_length=3",
+    "env.max_length=4",
+    "model.layers=2",
+    "model.width=64",
+    "model.heads=2",
+    "model.kv_heads=1",
+    "model.ffn=128",
+    "model.context=32",
+    "sampling.max_tokens=8",
+    "pack.row_length=32",
+    "inference.slots=64",
+    "eval.tasks=64",
+    "eval.metric=similarity",
+    "optimizer.lr=2e-3",
+    "checkpoint.every=4",
+]
+
+
+def command(*settings: str) -> list[str]:
+    return [sys.executable, "-m", "rl.cli.train", *SMALL, *settings]
+
+
+def environment() -> dict[str, str]:
+    """What a user's shell has: none of the settings of the tests."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+
+
+def run(tmp_path: Path, *settings: str, code: int = 0) -> str:
+    done = subprocess.run(command(*settings), cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def rows(run_dir: Path, stage: str = "train") -> list[dict[str, float]]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["stage"] == stage]
+
+
+def weights(run_dir: Path) -> dict[str, np.ndarray]:
+    import jax
+
+    from rl.checkpoint import load_params
+    from rl.cli.build import model_of_run
+    from rl.models.decoder import DecoderConfig, build
+
+    config = model_of_run(run_dir)
+    sizes = {k: v for k, v in vars(config).items() if k not in ("name", "checkpoint")}
+    model = build(DecoderConfig(vocab_size=264, **sizes))
+    like = jax.jit(model.init)(jax.random.key(0))
+    leaves = jax.tree_util.tree_leaves_with_path(load_params(run_dir, like))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def test_reward_rises_without_any_demonstration(tmp_path):
+    """From random weights: the model finds out by itself to stop in time and to use the letters it was given."""
+    out = run(tmp_path, "steps=40", "prompts=16", "group_size=8", "run_dir=run", "seed=3")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["gain"]["ci95"][0] > 0.05, summary
+    assert summary["after"]["similarity"] > 2 * summary["before"]["similarity"]
+    steps = rows(tmp_path / "run")
+    assert [row["step"] for row in steps] == list(range(1, 41))
+    assert all(row["mismatch/k3"] < 1e-8 and row["staleness"] == 0 for row in steps)
+    assert steps[-1]["compilations"] == steps[4]["compilations"], "something compiled in steady state"
+    assert "report.html" in out and (tmp_path / "run" / "reward.png").read_bytes().startswith(b"\x89PNG")
+    tasks = [t.task.id for t in read_rollouts(tmp_path / "run" / "rollouts" / "step_000001.parquet")]
+    assert len(tasks) == 128 and len(set(tasks)) == 16
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(folder, *RESUMABLE)
+    return folder / "run"
+
+
+RESUMABLE = ["steps=10", "prompts=4", "group_size=4", "warm_start.steps=6", "warm_start.batch=16", "run_dir=run"]
+
+
+@pytest.mark.parametrize("stage", ["warm_start", "train"])
+def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path, uninterrupted, stage):
+    process = subprocess.Popen(command(*RESUMABLE), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    wait_for(tmp_path / "run", stage, steps=5, process=process)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    run(tmp_path, *RESUMABLE, "resume=true")
+
+    ours, theirs = weights(tmp_path / "run"), weights(uninterrupted)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    for when in ("before", "after", "gain"):
+        first, second = (json.loads((r / "summary.json").read_text())[when] for r in (tmp_path / "run", uninterrupted))
+        assert first == second
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 11))
+    for key in ("reward", "loss", "grad_norm", "entropy"):
+        assert [row[key] for row in rows(tmp_path / "run")] == [row[key] for row in rows(uninterrupted)]
+
+
+def test_ctrl_c_checkpoints_and_says_how_to_go_on(tmp_path, uninterrupted):
+    process = subprocess.Popen(
+        command(*RESUMABLE),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(tmp_path / "run", "train", steps=2, process=process)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, out
+    assert "Continue with the same command and resume=true" in out and "Traceback" not in out
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
+    run(tmp_path, *RESUMABLE, "resume=true")
+    ours, theirs = weights(tmp_path / "run"), weights(uninterrupted)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(tmp_path):
+    settings = ["steps=10", "prompts=4", "group_size=4", "run_dir=run", "optimizer.lr=1e30", "seed=1"]
+    out = run(tmp_path, *settings, code=1)
+    assert "is not finite" in out and "tasks:" in out and "Traceback" not in out
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+    kept = weights(tmp_path / "run")
+    assert all(np.isfinite(value).all() for value in kept.values())
+
+
+def wait_for(run_dir: Path, stage: str, steps: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the run ended early with code {process.returncode}"
+        if (run_dir / "metrics.jsonl").is_file() and len(rows(run_dir, stage)) >= steps:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {steps} steps of {stage} within 300 s")

@@ -2,35 +2,16 @@
 
 import argparse
 import json
-import os
-import platform
 import sys
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rl.machine import machine, versions
+
+__all__ = ["arguments", "emit", "machine", "versions"]
+
 RESULTS = Path(__file__).parent / "results"
-
-
-def machine() -> dict[str, Any]:
-    """The machine a number was measured on: processor, usable cores, memory in GiB, operating system, Python."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "os": platform.platform(),
-        "python": platform.python_version(),
-    }
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """The installed version of each package.
-
-    Raises:
-        importlib.metadata.PackageNotFoundError: if one is not installed.
-    """
-    return {package: metadata.version(package) for package in packages}
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -55,12 +36,3 @@ def emit(name: str, result: dict[str, Any], append: bool) -> None:
             file.write(line + "\n")
     print(line)
     sys.stdout.flush()
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

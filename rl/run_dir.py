@@ -10,17 +10,17 @@ import datetime
 import fcntl
 import json
 import os
-import platform
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from envs.errors import ConfigError, UpswingError
+from rl.machine import machine, versions
 
+PACKAGES = ("upswing", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 UNCOMPARED = ("run_dir", "resume")
 """Settings that say where and how a run goes on, not what it is."""
 
@@ -72,7 +72,7 @@ class RunDir:
 
     def describe(self, **facts: Any) -> None:
         """Adds facts to `run.json`: the environment, the number of parameters …"""
-        self._info |= {"machine": machine(), "versions": versions(), **facts}
+        self._info |= {"machine": machine(), "versions": versions(*PACKAGES), **facts}
         self.status("running")
 
     def status(self, status: str, error: str | None = None) -> None:
@@ -119,18 +119,6 @@ def same_config(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     flat_a, flat_b = _flat(a), _flat(b)
     keys = [k for k in {**flat_a, **flat_b} if k not in UNCOMPARED]
     return [k for k in keys if flat_a.get(k, _MISSING) != flat_b.get(k, _MISSING)]
-
-
-def machine() -> dict[str, Any]:
-    """Where this runs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": platform.processor() or platform.machine(), "cores": cores, "system": platform.platform()}
-
-
-def versions() -> dict[str, str]:
-    """What it runs with."""
-    packages = ("upswing", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def write_text(path: Path, text: str) -> None:

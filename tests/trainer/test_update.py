@@ -58,11 +58,11 @@ TABLE = jax.random.normal(jax.random.key(3), (V, V))
 
 
 def sequences(count: int, vocabulary: int, seed: int = 0) -> list[Segment]:
-    """Sequences of 4 to 24 tokens, a third of them part of the rollout before them."""
+    """Sequences of 3 to 10 tokens, a third of them part of the rollout before them."""
     rng = np.random.default_rng(seed)
     parts: list[Segment] = []
     for n in range(count):
-        size = int(rng.integers(4, 25))
+        size = int(rng.integers(3, 11))
         mask = [False, *(rng.random(size - 1) < 0.6).tolist()]
         logprobs = [float(p) if m else 0.0 for p, m in zip(-2.5 + 0.4 * rng.normal(size=size), mask, strict=True)]
         tokens = rng.integers(0, vocabulary, size).tolist()
@@ -75,7 +75,7 @@ def sequences(count: int, vocabulary: int, seed: int = 0) -> list[Segment]:
     return parts
 
 
-def packed(parts: Sequence[Segment], row_length: int = 32, rows: int = 8) -> Batch:
+def packed(parts: Sequence[Segment], row_length: int = 16, rows: int = 8) -> Batch:
     """A batch of exactly this many rows, with reference log-probabilities that follow the tokens around."""
     batch = pack(parts, row_length, rows)
     assert batch.tokens.shape == (rows, row_length)
@@ -135,7 +135,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Algorithm, Evaluate, Result]:
 
 def test_loss_and_gradient_do_not_depend_on_packing(case: tuple[Algorithm, Evaluate, Result]) -> None:
     _, evaluate, expected = case
-    for batch in (packed(PARTS[::-1]), packed(PARTS, row_length=57)):
+    for batch in (packed(PARTS[::-1]), packed(PARTS, row_length=23)):
         assert_same(evaluate(TABLE, batch), expected)
 
 
@@ -149,7 +149,7 @@ def test_loss_and_gradient_do_not_depend_on_devices(case: tuple[Algorithm, Evalu
     mesh = make_mesh({"data": 8})
     rows = NamedSharding(mesh, PartitionSpec("data"))
     batch = Batch(*(jax.device_put(a, rows) if a.ndim else replicated(mesh, a) for a in packed(PARTS)))
-    assert [s.data.shape for s in batch.tokens.addressable_shards] == [(1, 32)] * 8
+    assert [s.data.shape for s in batch.tokens.addressable_shards] == [(1, 16)] * 8
     evaluate = evaluate_with(bigram_score, algorithm, constrain=batch_constraint(mesh, {"batch": "data"}))
     assert_same(evaluate(replicated(mesh, TABLE), batch), expected)
 
@@ -164,7 +164,7 @@ def words(model: Model, params: Params) -> list[Segment]:
     """Sequences with the log-probabilities that the model itself gives them, one by one."""
     parts, score = sequences(12, 264, seed=1), compiled(make_score(model))
     for part in parts:
-        alone = score(params, pack([part], 24, 1), 0.8).logprobs[0].tolist()
+        alone = score(params, pack([part], 10, 1), 0.8).logprobs[0].tolist()
         part.logprobs = [p if m else 0.0 for p, m in zip(alone, part.mask, strict=False)]
     return parts
 
@@ -178,7 +178,7 @@ def test_decoder_with_other_packing_and_microbatches(
     model: Model, params: Params, words: list[Segment], decoded: Result
 ) -> None:
     evaluate = evaluate_with(make_score(model), GRPO, rows=2)
-    assert_same(evaluate(params, packed(words[::-1], row_length=48)), decoded)
+    assert_same(evaluate(params, packed(words[::-1], row_length=21)), decoded)
 
 
 def test_decoder_on_eight_devices(model: Model, params: Params, words: list[Segment], decoded: Result) -> None:

@@ -154,7 +154,7 @@ class ClientConfig:
     name: str = "engine"  # engine | openai
     base_url: str | None = None  # for example http://localhost:30000/v1
     model: str | None = None  # the name the server knows the model by
-    api_key_env: str | None = None  # environment variable that holds the key; None sends none
+    api_key_env: str | None = None  # variable that holds the key; None takes OPENAI_API_KEY if it is set
     timeout: float = 600.0  # seconds for one completion
     retries: int = 3  # after a failed request
     concurrency: int = 256  # rollouts at once

@@ -153,10 +153,13 @@ async def _openai(config: ClientConfig) -> tuple[Client, str]:
         retries=config.retries,
         max_connections=config.concurrency,
     )
-    served = await client.check()
-    if served and config.model not in served:
+    try:
+        served = await client.check()
+        if served and config.model not in served:
+            raise unknown_name(f"model at {config.base_url}", config.model, served, "set client.model")
+    except BaseException:
         await client.close()
-        raise unknown_name(f"model at {config.base_url}", config.model, served, "set client.model")
+        raise
     return client, config.model
 
 

@@ -72,7 +72,7 @@ def make_prefill(model: Model) -> Callable[..., Cache]:
 
     def prefill(params: Params, cache: Cache, prompts: jax.Array, slots: jax.Array, sources: jax.Array) -> Cache:
         A, T = prompts.shape
-        rotation = model.rotation(jnp.broadcast_to(jnp.arange(T), (A, T)))
+        rotation = model.rotation(jnp.broadcast_to(jnp.arange(T)[None], (A, T)), T)
         mask = jnp.broadcast_to(jnp.tril(jnp.ones((T, T), bool)), (A, T, T))
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, state: None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -99,7 +99,7 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
     def step(params: Params, cache: Cache, slots: Slots, truncate: bool) -> tuple[Cache, jax.Array, jax.Array]:
         S, T = slots.tokens.shape[0], cache.values[0].shape[2]
         rows = jnp.arange(S)
-        rotation = model.rotation(slots.positions[:, None])
+        rotation = model.rotation(slots.positions[:, None], T)
         visible = jnp.arange(T)[None] <= slots.positions[:, None]
 
         def attend(

@@ -1,10 +1,11 @@
 """Drawing one token per row, and its log-probability under exactly the distribution it was drawn from."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 BLOCK = 32
 
@@ -31,7 +32,7 @@ def draw(logits: Float[Array, "S V"], settings: DrawSettings, positions: Int[Arr
     vocabulary entry: Gumbel noise over 512 entries costs more here than a transformer layer.
 
     Args:
-        truncate: whether any row uses top-p or top-k (they need a sort of the vocabulary).
+        truncate: whether any row uses top-p or top-k (which cost 60 passes over the logits).
     """
     greedy = settings.temperature <= 0
     scaled = logits.astype(jnp.float32) / jnp.where(greedy, 1.0, settings.temperature)[:, None]
@@ -47,16 +48,39 @@ def keep(scaled: Float[Array, "S V"], top_p: Float[Array, "S"], top_k: Int[Array
 
     The nucleus (Holtzman et al. 2020, arXiv:1904.09751) is taken of what top-k left. The likeliest token always stays;
     tokens tied with the last one kept stay too.
+
+    Both cuts are found by bisection over the bits of the logits, which needs no order among them: a sort of 64 rows of
+    512 took 7.5 ms here, as long as the decoder's whole step; this takes 1.
     """
-    V = scaled.shape[1]
-    ordered = jnp.sort(scaled, axis=-1, descending=True)
-    rank = jnp.arange(V)
-    within_k = rank[None] < jnp.where(top_k > 0, top_k, V)[:, None]
-    probability = jax.nn.softmax(jnp.where(within_k, ordered, -jnp.inf), axis=-1)
-    before = jnp.cumsum(probability, axis=-1) - probability
-    kept = within_k & ((before < top_p[:, None]) | (top_p >= 1.0)[:, None])
-    last = jnp.maximum(kept.sum(axis=-1), 1) - 1
-    return scaled >= jnp.take_along_axis(ordered, last[:, None], axis=1)
+    S, V = scaled.shape
+    rank = _ordinal(scaled)
+    limit = jnp.where(top_k > 0, top_k, V)
+    kth = _least(S, lambda t: (rank > t[:, None]).sum(axis=-1) < limit)
+    mass = jnp.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    mass = jnp.where(rank >= kth[:, None], mass, 0.0)
+    wanted = jnp.where(top_p >= 1.0, jnp.inf, top_p * mass.sum(axis=-1))
+    nucleus = _least(S, lambda t: jnp.where(rank > t[:, None], mass, 0.0).sum(axis=-1) < wanted)
+    return rank >= jnp.maximum(kth, nucleus)[:, None]
+
+
+def _ordinal(x: Float[Array, "S V"]) -> Int[Array, "S V"]:
+    """Integers in the order of the floats."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
+
+
+def _least(rows: int, holds: Callable[[Int[Array, "S"]], Bool[Array, "S"]]) -> Int[Array, "S"]:
+    """Per row the least integer of which `holds` is true, given that it stays true above: a bisection, so exact."""
+    bounds = jnp.iinfo(jnp.int32)
+
+    def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bracket
+        middle = (low & high) + ((low ^ high) >> 1)  # their mean, rounded down, without overflow
+        true = holds(middle)
+        return jnp.where(true, low, middle + 1), jnp.where(true, middle, high)
+
+    bracket = jnp.full(rows, bounds.min, jnp.int32), jnp.full(rows, bounds.max, jnp.int32)
+    return jax.lax.fori_loop(0, 32, halve, bracket)[1]
 
 
 def _uniforms(seed: UInt32[Array, "S"], positions: Int[Array, "S"]) -> Float[Array, "S 2"]:

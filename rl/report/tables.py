@@ -78,7 +78,7 @@ def evaluation_table(summary: Mapping[str, Any], title: str) -> Table:
     failures = sum(section(summary, "failures").values())
     caption = f"{count(summary['tasks'], 'task')}, {count(summary['rollouts'], 'rollout')}, 95 % intervals"
     caption += f"; {count(failures, 'rollout')} failed and left out" if failures else ""
-    table = Table(title=title, caption=caption, header_style="bold", border_style="dim")
+    table = Table(title=_text(title), caption=caption, header_style="bold", border_style="dim")
     table.add_column("")
     table.add_column("mean", justify="right")
     table.add_column("95 %", justify="right")

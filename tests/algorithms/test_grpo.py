@@ -79,7 +79,9 @@ def test_the_reference_term_is_added(estimator: str, kl: float, slope: float) ->
 
 
 def test_tokens_outside_the_mask_may_hold_anything() -> None:
-    batch = one_token(1.0)._replace(behaviour_logprobs=jnp.array([[jnp.nan, BEHAVIOUR]]), reference_logprobs=jnp.array([[jnp.inf, -1.0]]))
+    batch = one_token(1.0)._replace(
+        behaviour_logprobs=jnp.array([[jnp.nan, BEHAVIOUR]]), reference_logprobs=jnp.array([[jnp.inf, -1.0]])
+    )
     algorithm = grpo(kl_weight=0.1)
 
     def total(logprobs: jax.Array) -> jax.Array:

@@ -40,7 +40,10 @@ def test_any_other_turn_begins_a_segment_and_the_rollout_counts_once() -> None:
     first, second = segments(Trajectory(TASK, turns=turns), -1.0)
     assert (first.tokens, second.tokens) == ([1, 2, 3, 4], [1, 2, 3, 6, 7, 8])
     assert second.mask == [False, False, False, True, False, True]
-    assert [(s.advantage, s.rollout_tokens, s.starts_rollout) for s in (first, second)] == [(-1.0, 4, True), (-1.0, 4, False)]
+    assert [(s.advantage, s.rollout_tokens, s.starts_rollout) for s in (first, second)] == [
+        (-1.0, 4, True),
+        (-1.0, 4, False),
+    ]
     assert pack([first, second], 8, 1).rollouts == 1
 
 
@@ -54,7 +57,9 @@ def test_a_turn_without_tokens_is_refused() -> None:
         segments(Trajectory(TASK, turns=[turn([1], [2]), silent]), 0.0)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 3), max_size=3), st.lists(st.integers(0, 3), max_size=3))))
+@given(
+    st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 3), max_size=3), st.lists(st.integers(0, 3), max_size=3)))
+)
 def test_every_sampled_token_is_trained_on_once(turns: list[tuple[bool, list[int], list[int]]]) -> None:
     recorded: list[Turn] = []
     for extends, added, sampled in turns:
@@ -63,7 +68,9 @@ def test_every_sampled_token_is_trained_on_once(turns: list[tuple[bool, list[int
         recorded.append(turn([*past, *added], sampled, [-1.0 - len(recorded)] * len(sampled)))
     parts = segments(Trajectory(TASK, turns=recorded), 0.0)
     trained = [(t, p) for s in parts for t, m, p in zip(s.tokens, s.mask, s.logprobs, strict=True) if m]
-    expected = [(t, p) for r in recorded for t, p in zip(r.completion.completion_ids, r.completion.logprobs, strict=True)]  # type: ignore[arg-type]
+    expected = [
+        (t, p) for r in recorded for t, p in zip(r.completion.completion_ids, r.completion.logprobs, strict=True)
+    ]  # type: ignore[arg-type]
     assert trained == expected
     assert {s.rollout_tokens for s in parts} <= {len(expected)}
     assert [s.starts_rollout for s in parts] == [True, *[False] * (len(parts) - 1)][: len(parts)]
@@ -88,7 +95,10 @@ def test_rows_by_hand() -> None:
     assert [str(a.dtype) for a in batch] == ["int32"] * 3 + ["bool"] + ["float32"] * 3 + ["int32"] * 2
 
 
-@pytest.mark.parametrize(("full", "multiple", "least", "rows"), [(1, 1, 0, 1), (3, 1, 0, 4), (3, 3, 0, 3), (4, 3, 0, 6), (1, 2, 5, 8), (0, 4, 0, 4)])
+@pytest.mark.parametrize(
+    ("full", "multiple", "least", "rows"),
+    [(1, 1, 0, 1), (3, 1, 0, 4), (3, 3, 0, 3), (4, 3, 0, 6), (1, 2, 5, 8), (0, 4, 0, 4)],
+)
 def test_the_number_of_rows_takes_few_values(full: int, multiple: int, least: int, rows: int) -> None:
     batch = pack([Segment([1, 1], [False, True], [0.0, -1.0], 0.0, 1)] * full, 2, multiple, least)
     assert batch.tokens.shape == (rows, 2)
@@ -97,7 +107,9 @@ def test_the_number_of_rows_takes_few_values(full: int, multiple: int, least: in
 
 
 def test_a_sequence_longer_than_a_row_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"a sequence has 33 tokens, but pack\.row_length is 32; set pack\.row_length=64"):
+    with pytest.raises(
+        ConfigError, match=r"a sequence has 33 tokens, but pack\.row_length is 32; set pack\.row_length=64"
+    ):
         pack([Segment([1] * 33, [True] * 33, [0.0] * 33)], 32, 1)
 
 
@@ -150,8 +162,15 @@ def unpack(batch: Batch) -> list[Segment]:
             assert where.tolist() == list(range(end, end + len(where))) and len(where)
             end += len(where)
             assert batch.positions[r, where].tolist() == list(range(len(where)))
-            (advantage,), (tokens,) = set(batch.advantages[r, where].tolist()), set(batch.rollout_tokens[r, where].tolist())
-            columns = (batch.tokens[r, where].tolist(), batch.mask[r, where].tolist(), batch.behaviour_logprobs[r, where].tolist())
+            (advantage,), (tokens,) = (
+                set(batch.advantages[r, where].tolist()),
+                set(batch.rollout_tokens[r, where].tolist()),
+            )
+            columns = (
+                batch.tokens[r, where].tolist(),
+                batch.mask[r, where].tolist(),
+                batch.behaviour_logprobs[r, where].tolist(),
+            )
             parts.append(Segment(*columns, advantage, tokens))
         for values in batch[:-1]:
             assert not np.asarray(values)[r, end:].any(), "padding is zeros"

@@ -117,7 +117,11 @@ def test_tool_calls_by_hand(text: str, message: Message) -> None:
     assert RENDERER.parse(sampled(text)) == message
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | TEXT, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
+    max_leaves=5,
+)
 
 
 @given(st.lists(st.tuples(TEXT, st.dictionaries(TEXT, JSON)), min_size=1, max_size=3))
@@ -127,7 +131,9 @@ def test_calls_survive_being_written_and_read(calls: list[tuple[str, dict[str, o
         assert RENDERER.parse(RENDERER.answer(message)) == message
 
 
-@pytest.mark.parametrize("body", ["[" * 100_000, '{"name": "\\ud800", "arguments": {"x": "\\ud800"}}', "1" * 5000, "\ud800"])
+@pytest.mark.parametrize(
+    "body", ["[" * 100_000, '{"name": "\\ud800", "arguments": {"x": "\\ud800"}}', "1" * 5000, "\ud800"]
+)
 def test_calls_no_parser_likes_are_calls_all_the_same(body: str) -> None:
     message = RENDERER.parse(sampled(f"<tool_call>{body}</tool_call>"))
     assert len(message["tool_calls"]) == 1
@@ -140,4 +146,6 @@ def test_tools_are_described_in_the_system_message() -> None:
     text = 'Tools:\n{"name": "add", "description": "Adds ½."}\nCall one with <tool_call>{"name": …, "arguments": {…}}</tool_call>.'
     alone, joined = [{"role": "system", "content": text}], [{"role": "system", "content": f"Be brief.\n\n{text}"}]
     assert RENDERER.prompt([user("1+1")], [tool]) == RENDERER.prompt([*alone, user("1+1")])
-    assert RENDERER.prompt([{"role": "system", "content": "Be brief."}, user("1+1")], [tool]) == RENDERER.prompt([*joined, user("1+1")])
+    assert RENDERER.prompt([{"role": "system", "content": "Be brief."}, user("1+1")], [tool]) == RENDERER.prompt(
+        [*joined, user("1+1")]
+    )

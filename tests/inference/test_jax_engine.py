@@ -78,7 +78,10 @@ async def test_what_a_request_draws_depends_on_nothing_else(engine: JaxEngine) -
     mine = TokenSampling(max_tokens=20, seed=3)
 
     def others(count: int, tokens: int) -> list[asyncio.Task[Generation]]:
-        return [asyncio.create_task(engine.generate(prompt(5 + 7 * i), TokenSampling(max_tokens=tokens, seed=i))) for i in range(count)]
+        return [
+            asyncio.create_task(engine.generate(prompt(5 + 7 * i), TokenSampling(max_tokens=tokens, seed=i)))
+            for i in range(count)
+        ]
 
     alone = await engine.generate(PROMPT, mine)
     assert len(alone.ids) == 20
@@ -144,7 +147,9 @@ async def test_the_context_ends_a_completion_and_bounds_a_prompt(engine: JaxEngi
     assert engine.context == CONTEXT
     full = await engine.generate(prompt(40), TokenSampling(max_tokens=100))
     assert (len(full.ids), len(full.logprobs), full.versions, full.finish_reason) == (8, 8, [0] * 8, "length")
-    expected = r"the prompt has 48 tokens, but a prompt needs 1 … 47 to leave room in the engine's context of 48; shorten"
+    expected = (
+        r"the prompt has 48 tokens, but a prompt needs 1 … 47 to leave room in the engine's context of 48; shorten"
+    )
     with pytest.raises(ContextLengthError, match=expected):
         await engine.generate(prompt(48), TokenSampling())
     with pytest.raises(ContextLengthError, match="the prompt has 0 tokens"):
@@ -169,7 +174,9 @@ async def test_greedy_takes_the_likeliest_every_time(engine: JaxEngine, params: 
     # Eight candidates for the last token, with the one it drew among them: none scores better.
     last = [greedy.ids[-1], *(i for i in range(0, 264, 37) if i != greedy.ids[-1])][:8]
     batch = batch_of([[*PROMPT, *greedy.ids[:-1]]] * 8, [Generation([i], [0.0], [0], "length") for i in last])
-    scores = dict(zip(batch.tokens[batch.mask].tolist(), score(params, batch, 1.0).logprobs[batch.mask].tolist(), strict=True))
+    scores = dict(
+        zip(batch.tokens[batch.mask].tolist(), score(params, batch, 1.0).logprobs[batch.mask].tolist(), strict=True)
+    )
     assert max(scores, key=scores.__getitem__) == greedy.ids[-1]
 
 

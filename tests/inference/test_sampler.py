@@ -97,7 +97,9 @@ def test_kept_by_hand(top_p: float, top_k: int, tokens: set[int]) -> None:
 
 def test_what_is_tied_with_the_last_one_kept_stays() -> None:
     ties = np.array([[0.0, 1.0, 1.0, -1.0]], np.float32)
-    np.testing.assert_array_equal(kept(ties, np.ones(1, np.float32), np.ones(1, np.int32)), [[False, True, True, False]])
+    np.testing.assert_array_equal(
+        kept(ties, np.ones(1, np.float32), np.ones(1, np.int32)), [[False, True, True, False]]
+    )
 
 
 def test_every_row_has_settings_of_its_own() -> None:
@@ -141,7 +143,13 @@ def test_no_uniform_number_reaches_what_has_no_mass(size: int) -> None:
     mass[:, size // 2] += 1e-3
     sums = np.asarray(jnp.cumsum(mass, axis=-1))
     at_a_step = sums[np.arange(ROWS), rng.integers(0, size, ROWS)] / sums[:, -1]
-    for uniform in (np.zeros(ROWS), np.full(ROWS, 1 - 2**-24), at_a_step, np.nextafter(at_a_step, 0), np.nextafter(at_a_step, 1)):
+    for uniform in (
+        np.zeros(ROWS),
+        np.full(ROWS, 1 - 2**-24),
+        at_a_step,
+        np.nextafter(at_a_step, 0),
+        np.nextafter(at_a_step, 1),
+    ):
         index = np.asarray(jax.jit(_first_above)(mass, np.clip(uniform, 0, 1 - 2**-24).astype(np.float32)))
         assert (mass[np.arange(ROWS), index] > 0).all()
     np.testing.assert_array_equal(jax.jit(_first_above)(mass, np.zeros(ROWS, np.float32)), (mass > 0).argmax(axis=1))

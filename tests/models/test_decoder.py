@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.models.decoder import DecoderConfig, Model, Params, build, hidden_states, masked_attention, rotate
+from rl.models.decoder import DecoderConfig, Model, Params, build, hidden_states, masked_attention, rotate, rotation
 
 L = 16
 A, B, C = [5, 6, 7, 8, 9], [1, 2, 3], [4, 4, 11, 12, 13, 14]
@@ -57,14 +57,14 @@ def test_padding_may_hold_anything(forward) -> None:
 
 
 def test_only_distances_between_positions_count(forward) -> None:
-    ((here,),), ((there,),) = forward([[C]]), forward([[C]], offset=17)
+    ((here,),), ((there,),) = forward([[C]]), forward([[C]], offset=9)
     np.testing.assert_allclose(here, there, atol=2e-5)
     assert np.abs(forward([[C[::-1]]])[0][0][-1] - here[0]).max() > 1e-2, "and the order does"
 
 
 def test_rotation_by_hand() -> None:
     x = jnp.array([1.0, 0.0, 0.0, 2.0]).reshape(1, 1, 1, 4)  # pairs (1, 0) and (0, 2), turned by 3 and by 3 / 100
-    turned = rotate(x, jnp.array([[3]]), theta=1e4)
+    turned = rotate(x, rotation(jnp.array([[3]]), length=4, head_size=4, theta=1e4))
     np.testing.assert_allclose(turned.ravel(), [-0.9899925, -0.0599910, 0.1411200, 1.9991001], rtol=1e-5)
 
 
@@ -88,9 +88,13 @@ def test_the_last_norm_by_hand(model: Model, params: Params) -> None:
 
 
 def test_every_parameter_names_its_axes(model: Model, params: Params) -> None:
-    named = jax.tree.map(lambda p, axes: len(axes) == p.ndim and all(isinstance(a, str) for a in axes), params, model.axes)
+    named = jax.tree.map(
+        lambda p, axes: len(axes) == p.ndim and all(isinstance(a, str) for a in axes), params, model.axes
+    )
     assert all(jax.tree.leaves(named))
-    layers = jax.tree.leaves(jax.tree.map(lambda p, axes: (axes[0], p.shape[0]), params["layers"], model.axes["layers"]))
+    layers = jax.tree.leaves(
+        jax.tree.map(lambda p, axes: (axes[0], p.shape[0]), params["layers"], model.axes["layers"])
+    )
     assert set(layers) == {"layers", 2}
 
 

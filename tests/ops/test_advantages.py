@@ -18,7 +18,9 @@ def test_group_mean_divides_by_the_unbiased_deviation() -> None:
 
 
 def test_epsilon_is_added_to_the_deviation() -> None:
-    np.testing.assert_allclose(group_mean_baseline(np.array([[0.0, 2.0]]), ALL[:, :2], epsilon=1.0), [[-0.414214, 0.414214]], rtol=1e-5)
+    np.testing.assert_allclose(
+        group_mean_baseline(np.array([[0.0, 2.0]]), ALL[:, :2], epsilon=1.0), [[-0.414214, 0.414214]], rtol=1e-5
+    )
 
 
 def test_leave_one_out_compares_with_the_others() -> None:
@@ -48,7 +50,10 @@ def test_a_group_that_agrees_teaches_nothing() -> None:
     st.floats(-50, 50),
 )
 def test_advantages_sum_to_zero_and_ignore_a_constant(rewards: np.ndarray, valid: np.ndarray, shift: float) -> None:
-    for baseline in (lambda r: group_mean_baseline(r, valid, normalise_std=False), lambda r: leave_one_out_baseline(r, valid)):
+    for baseline in (
+        lambda r: group_mean_baseline(r, valid, normalise_std=False),
+        lambda r: leave_one_out_baseline(r, valid),
+    ):
         advantages = baseline(rewards)
         np.testing.assert_allclose(advantages.sum(axis=1), 0.0, atol=1e-9)
         np.testing.assert_allclose(baseline(rewards + shift), advantages, atol=1e-9)

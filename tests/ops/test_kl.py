@@ -27,7 +27,11 @@ def test_in_expectation_k1_and_k3_are_the_divergence_and_k2_nearly() -> None:
     policy, reference = jnp.array([0.5, 0.3, 0.2]), jnp.array([0.4, 0.4, 0.2])
     mean = {e: float((policy * kl_estimate(jnp.log(policy), jnp.log(reference), e)).sum()) for e in KL_ESTIMATORS}
     # 0.5 ln(0.5 / 0.4) + 0.3 ln(0.3 / 0.4)
-    assert mean == {"k1": pytest.approx(0.0252672, rel=1e-5), "k2": pytest.approx(0.0248624, rel=1e-5), "k3": mean["k3"]}
+    assert mean == {
+        "k1": pytest.approx(0.0252672, rel=1e-5),
+        "k2": pytest.approx(0.0248624, rel=1e-5),
+        "k3": mean["k3"],
+    }
     assert mean["k3"] == pytest.approx(0.0252672, rel=1e-5)
 
 

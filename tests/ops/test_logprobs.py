@@ -48,7 +48,9 @@ def test_by_hand() -> None:
     scores = token_scores(hidden, head, jnp.array([0, 1]))
     np.testing.assert_allclose(scores.logprobs, [-1.3862944, -0.2876821], rtol=1e-6)
     np.testing.assert_allclose(scores.entropy, [0.5623351, 0.5623351], rtol=1e-6)
-    np.testing.assert_allclose(token_scores(hidden, head, jnp.array([0, 1]), 0.5).logprobs, [-2.3025851, -0.1053605], rtol=1e-6)
+    np.testing.assert_allclose(
+        token_scores(hidden, head, jnp.array([0, 1]), 0.5).logprobs, [-2.3025851, -0.1053605], rtol=1e-6
+    )
 
 
 def test_logits_of_any_size_stay_finite() -> None:

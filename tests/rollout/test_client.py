@@ -68,7 +68,11 @@ async def test_what_a_completion_carries() -> None:
     completion = await EngineClient(engine, RENDERER).complete([*TASK.prompt], (), sampling)  # type: ignore[arg-type]
     assert completion.message == {"role": "assistant", "content": "Yo"}
     assert completion.prompt_ids == [258, 72, 105, 256, 259]
-    assert (completion.completion_ids, completion.logprobs, completion.versions) == ([89, 111, END], [-0.5] * 3, [3] * 3)
+    assert (completion.completion_ids, completion.logprobs, completion.versions) == (
+        [89, 111, END],
+        [-0.5] * 3,
+        [3] * 3,
+    )
     assert completion.finish_reason == "stop"
     assert completion.usage == {"prompt_tokens": 5, "completion_tokens": 3}
     ((prompt, asked),) = engine.asked
@@ -100,7 +104,9 @@ async def test_a_conversation_only_grows_by_exact_tokens(turns: list[tuple[list[
         added = [*([] if past[-1] == END else [END]), *RENDERER.prompt(reply)]
         assert ids == [*past, *added]
     (segment,) = segments(trajectory, 0.0)
-    assert [t for t, m in zip(segment.tokens, segment.mask, strict=True) if m] == [i for said in engine.says for i in said]
+    assert [t for t, m in zip(segment.tokens, segment.mask, strict=True) if m] == [
+        i for said in engine.says for i in said
+    ]
 
 
 async def test_a_model_that_repeats_itself_is_continued_where_it_stands() -> None:
@@ -153,6 +159,8 @@ async def test_tools_are_called_and_answered_in_tokens() -> None:
 
 
 async def test_stop_strings_are_refused() -> None:
-    refused = re.escape("stop strings ['\\n'] were asked for, but the in-process engine stops at the model's end token only")
+    refused = re.escape(
+        "stop strings ['\\n'] were asked for, but the in-process engine stops at the model's end token only"
+    )
     with pytest.raises(ConfigError, match=refused):
         await converse(Parrot([text("a")]), [], sampling=Sampling(stop=("\n",)))

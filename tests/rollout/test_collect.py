@@ -80,7 +80,9 @@ async def test_infrastructure_that_fails_is_tried_again_and_then_left_out() -> N
     groups = await Collector(SUMS, client, 2, Sampling(), retries=1).collect(TASKS, 0)
     assert [[t.reward for t in group] for group in groups] == [[1.0, 1.0], [None, None], [1.0, 1.0]]
     assert len(client.requests) == 2 + 4 + 2
-    with pytest.raises(InfrastructureError, match="all 2 rollouts of the step failed; the first: InfrastructureError: server gone"):
+    with pytest.raises(
+        InfrastructureError, match="all 2 rollouts of the step failed; the first: InfrastructureError: server gone"
+    ):
         await Collector(SUMS, client, 2, Sampling(), retries=0).collect(TASKS[1:2], 0)
 
 

@@ -106,11 +106,11 @@ def evaluate_with(
     return evaluate
 
 
-def assert_same(found: Result, expected: Result) -> None:
-    """Loss in absolute terms, gradient as a whole: both to 1e-6. Metrics are means of float32 sums."""
+def assert_same(found: Result, expected: Result, rounding: float = 1e-6) -> None:
+    """The loss in absolute terms to 1e-6, the gradient as a whole to `rounding`; metrics are means of float32 sums."""
     assert abs(found.loss - expected.loss) < 1e-6
     difference = optax.tree.norm(jax.tree.map(jnp.subtract, found.gradient, expected.gradient))
-    assert difference < 1e-6 * optax.tree.norm(expected.gradient)
+    assert difference < rounding * optax.tree.norm(expected.gradient)
     assert found.metrics == {name: pytest.approx(value, rel=1e-5, abs=1e-6) for name, value in expected.metrics.items()}
 
 
@@ -131,6 +131,39 @@ def case(request: pytest.FixtureRequest) -> tuple[Algorithm, Evaluate, Result]:
     result = evaluate(TABLE, packed(PARTS))
     assert np.linalg.norm(result.gradient) > 1e-3 and result.metrics["nonfinite"] == 0
     return algorithm, evaluate, result
+
+
+def test_loss_and_gradient_are_the_definition_written_out() -> None:
+    """Clipped surrogate and k3 over sequences one after the other, in float64."""
+    parts, batch = PARTS, packed(PARTS)
+    reference_of = dict(
+        zip(
+            batch.tokens[batch.mask].tolist(),
+            (batch.reference_logprobs - batch.behaviour_logprobs)[batch.mask].tolist(),
+            strict=True,
+        )
+    )
+    table, rollouts = np.asarray(TABLE, np.float64), sum(p.starts_rollout and p.rollout_tokens > 0 for p in parts)
+    loss, gradient = 0.0, np.zeros((V, V))
+    for part in parts:
+        for i in np.flatnonzero(part.mask):
+            before, token = part.tokens[i - 1], part.tokens[i]
+            p = np.exp(table[before] / 0.8) / np.exp(table[before] / 0.8).sum()
+            ratio, distance = (
+                p[token] / np.exp(part.logprobs[i]),
+                part.logprobs[i] + reference_of[token] - np.log(p[token]),
+            )
+            bound = np.clip(ratio, 0.8, 1.2)
+            weight = 1 / (rollouts * part.rollout_tokens)
+            loss += weight * (
+                max(-part.advantage * ratio, -part.advantage * bound) + 0.1 * (np.exp(distance) - 1 - distance)
+            )
+            steep = -part.advantage * ratio if -part.advantage * ratio >= -part.advantage * bound else 0.0
+            slope = weight * (steep + 0.1 * (1 - np.exp(distance)))
+            gradient[before] += slope * ((np.arange(V) == token) - p) / 0.8
+    found = evaluate_with(bigram_score, grpo(aggregate="sequence_mean", kl_weight=0.1))(TABLE, batch)
+    assert found.loss == pytest.approx(loss, abs=1e-6)
+    assert np.linalg.norm(found.gradient - gradient) < 1e-6 * np.linalg.norm(gradient)
 
 
 def test_loss_and_gradient_do_not_depend_on_packing(case: tuple[Algorithm, Evaluate, Result]) -> None:
@@ -156,6 +189,8 @@ def test_loss_and_gradient_do_not_depend_on_devices(case: tuple[Algorithm, Evalu
 
 # The same with the decoder, whose attention has to keep packed sequences apart.
 
+ROUNDING = 2e-6
+"""Two compiled programs for the decoder's gradient differ by 0.6e-6 to 1.2e-6, whatever its width and the batch."""
 GRPO = grpo(kl_weight=0.1)
 
 
@@ -178,7 +213,7 @@ def test_decoder_with_other_packing_and_microbatches(
     model: Model, params: Params, words: list[Segment], decoded: Result
 ) -> None:
     evaluate = evaluate_with(make_score(model), GRPO, rows=2)
-    assert_same(evaluate(params, packed(words[::-1], row_length=21)), decoded)
+    assert_same(evaluate(params, packed(words[::-1], row_length=21)), decoded, ROUNDING)
 
 
 def test_decoder_on_eight_devices(model: Model, params: Params, words: list[Segment], decoded: Result) -> None:
@@ -186,13 +221,13 @@ def test_decoder_on_eight_devices(model: Model, params: Params, words: list[Segm
     sharded = jax.device_put(params, parameter_shardings(mesh, model.axes, rules))
     assert [s.data.shape for s in sharded["embed"].addressable_shards] == [(264, 8)] * 8
     evaluate = evaluate_with(make_score(model), GRPO, constrain=batch_constraint(mesh, rules))
-    assert_same(evaluate(sharded, packed(words)), decoded)
+    assert_same(evaluate(sharded, packed(words)), decoded, ROUNDING)
 
 
 def test_decoder_with_recomputed_activations(
     model: Model, params: Params, words: list[Segment], decoded: Result
 ) -> None:
-    assert_same(evaluate_with(make_score(model, remat=True), GRPO)(params, packed(words)), decoded)
+    assert_same(evaluate_with(make_score(model, remat=True), GRPO)(params, packed(words)), decoded, ROUNDING)
 
 
 def test_logprobs_under_a_reference(model: Model, params: Params, words: list[Segment]) -> None:

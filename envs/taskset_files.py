@@ -52,7 +52,7 @@ def csv_rows(path: Path) -> Rows:
 
 def parquet_rows(path: Path) -> Rows:
     """The rows of a Parquet file."""
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(path)

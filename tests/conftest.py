@@ -1,6 +1,6 @@
 """How every test runs: eight CPU devices, no silent promotion of dtypes or ranks, shape annotations checked.
 
-The environment is set before anything imports jax, and nothing here imports it: tests without jax start as fast as ever.
+The environment is set before anything imports jax, and nothing here imports it: tests without jax start as before.
 """
 
 import os

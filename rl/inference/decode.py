@@ -24,7 +24,7 @@ class Cache(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """What each of the S slots is doing.
+    """What each of the S slots is doing; on the host between dispatches.
 
     Attributes:
         tokens: the newest token, not yet in the cache.
@@ -133,7 +133,7 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
             slots = slots._replace(
                 tokens=jnp.where(active, tokens, slots.tokens),
                 # An idle slot keeps writing to its own last column; it must not run past the cache.
-                positions=slots.positions + (left > 0),
+                positions=slots.positions + (left > 0).astype(jnp.int32),
                 remaining=left,
             )
             out = Drawn(out.tokens.at[i].set(tokens), out.logprobs.at[i].set(logprobs), out.valid.at[i].set(active))

@@ -34,7 +34,7 @@ class TokenSampling:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Sampled tokens; `logprobs` are under exactly the distribution sampled from, temperature and truncation included."""
+    """Sampled tokens; `logprobs` are under exactly the distribution sampled from: temperature, truncation and all."""
 
     ids: list[int]
     logprobs: list[float]

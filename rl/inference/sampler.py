@@ -71,15 +71,14 @@ def _ordinal(x: Float[Array, "S V"]) -> Int[Array, "S V"]:
 
 def _least(rows: int, holds: Callable[[Int[Array, "S"]], Bool[Array, "S"]]) -> Int[Array, "S"]:
     """Per row the least integer of which `holds` is true, given that it stays true above: a bisection, so exact."""
-    bounds = jnp.iinfo(jnp.int32)
 
-    def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def halve(_: jax.Array, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket
         middle = (low & high) + ((low ^ high) >> 1)  # their mean, rounded down, without overflow
         true = holds(middle)
         return jnp.where(true, low, middle + 1), jnp.where(true, middle, high)
 
-    bracket = jnp.full(rows, bounds.min, jnp.int32), jnp.full(rows, bounds.max, jnp.int32)
+    bracket = jnp.full(rows, -(2**31), jnp.int32), jnp.full(rows, 2**31 - 1, jnp.int32)
     return jax.lax.fori_loop(0, 32, halve, bracket)[1]
 
 

@@ -11,7 +11,7 @@ def group_mean_baseline(
     normalise_std: bool = True,
     epsilon: float = 1e-6,
 ) -> Float[np.ndarray, "P G"]:
-    """`(r - mean) / (std + epsilon)` within each group (GRPO, arXiv:2402.03300; without std: Dr. GRPO, arXiv:2503.20783).
+    """`(r - mean) / (std + epsilon)` in each group (GRPO, arXiv:2402.03300; without std: Dr. GRPO, arXiv:2503.20783).
 
     The standard deviation is the unbiased one (ddof=1), as in every reference implementation. Rollouts that are not
     `valid` neither count nor get an advantage; a group with fewer than two valid rollouts gets zeros.

@@ -1,4 +1,4 @@
-"""Estimators of KL(policy || reference) from tokens the policy sampled (Schulman, "Approximating KL Divergence", 2020)."""
+"""Estimators of KL(policy || reference) from the policy's tokens (Schulman, "Approximating KL Divergence", 2020)."""
 
 from typing import Literal, get_args
 

@@ -86,7 +86,7 @@ def make_update(
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
         metrics = {name: value / tokens for name, value in sums.items()}
-        return kept, {**metrics, "loss": loss, "grad_norm": grad_norm, "lr": lr, "nonfinite": 1.0 - finite}
+        return kept, {**metrics, "loss": loss, "grad_norm": grad_norm, "lr": lr, "nonfinite": (~finite).astype(jnp.float32)}
 
     return update
 
@@ -95,7 +95,7 @@ def _accumulate(  # type: ignore[no-untyped-def]
     value_and_grad, params: Params, batch: Batch, weights: jax.Array, hyper: Hyper, rows: int, constrain
 ) -> tuple[jax.Array, Metrics, Params]:
     """Sums loss, metrics and gradients over the micro-batches that hold any token."""
-    R, L = batch.tokens.shape
+    R = batch.tokens.shape[0]
     per_row = batch._replace(rollouts=jnp.broadcast_to(batch.rollouts, (R,)))
     cut = jax.tree.map(lambda a: a.reshape(R // rows, rows, *a.shape[1:]), (per_row, weights))
     filled = (batch.segment_ids > 0).any(axis=1).reshape(R // rows, rows).any(axis=1)

@@ -143,9 +143,9 @@ def test_calls_no_parser_likes_are_calls_all_the_same(body: str) -> None:
 
 def test_tools_are_described_in_the_system_message() -> None:
     tool = {"type": "function", "function": {"name": "add", "description": "Adds ½."}}
-    text = 'Tools:\n{"name": "add", "description": "Adds ½."}\nCall one with <tool_call>{"name": …, "arguments": {…}}</tool_call>.'
-    alone, joined = [{"role": "system", "content": text}], [{"role": "system", "content": f"Be brief.\n\n{text}"}]
-    assert RENDERER.prompt([user("1+1")], [tool]) == RENDERER.prompt([*alone, user("1+1")])
-    assert RENDERER.prompt([{"role": "system", "content": "Be brief."}, user("1+1")], [tool]) == RENDERER.prompt(
-        [*joined, user("1+1")]
-    )
+    call = 'Call one with <tool_call>{"name": …, "arguments": {…}}</tool_call>.'
+    text = f'Tools:\n{{"name": "add", "description": "Adds ½."}}\n{call}'
+    for said, described in ((None, text), ("Be brief.", f"Be brief.\n\n{text}")):
+        before: list[Message] = [] if said is None else [{"role": "system", "content": said}]
+        expected = RENDERER.prompt([{"role": "system", "content": described}, user("1+1")])
+        assert RENDERER.prompt([*before, user("1+1")], [tool]) == expected

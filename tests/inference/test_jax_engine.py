@@ -1,4 +1,4 @@
-"""The engine that samples during training, with a model small enough to compile: four slots, a context of 48."""
+"""The engine that samples during training, with a small model: two lanes of four slots, a context of 48."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -29,7 +29,7 @@ def prompt(length: int) -> list[int]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(model: Model, params: Params) -> AsyncIterator[JaxEngine]:
-    engine = JaxEngine(model, params, slots=4, tokens_per_dispatch=4, prefill_batch=2)
+    engine = JaxEngine(model, params, slots=8, lanes=2, tokens_per_dispatch=4, prefill_batch=2)
     yield engine
     await engine.close()
 
@@ -79,21 +79,21 @@ async def test_what_a_request_draws_depends_on_nothing_else(engine: JaxEngine) -
 
     def others(count: int, tokens: int) -> list[asyncio.Task[Generation]]:
         return [
-            asyncio.create_task(engine.generate(prompt(5 + 7 * i), TokenSampling(max_tokens=tokens, seed=i)))
+            asyncio.create_task(engine.generate(prompt(5 + 3 * i), TokenSampling(max_tokens=tokens, seed=i)))
             for i in range(count)
         ]
 
     alone = await engine.generate(PROMPT, mine)
     assert len(alone.ids) == 20
-    for count, tokens in ((1, 40), (2, 3), (3, 20), (6, 9)):
+    for count, tokens in ((1, 40), (2, 3), (7, 20), (12, 9)):
         before = others(count, tokens)
         assert await engine.generate(PROMPT, mine) == alone, "in another slot, after others"
-        late = others(3, 40)
+        late = others(5, 40)
         await turns_of_the_loop()
         assert await engine.generate(PROMPT, mine) == alone, "admitted while others are being drawn"
         await asyncio.gather(*before, *late)
-    same = await asyncio.gather(*(engine.generate(PROMPT, mine) for _ in range(4)))
-    assert same == [alone] * 4, "in all slots at once"
+    same = await asyncio.gather(*(engine.generate(PROMPT, mine) for _ in range(8)))
+    assert same == [alone] * 8, "in all slots at once"
     assert (await engine.generate(PROMPT, TokenSampling(max_tokens=20, seed=4))).ids != alone.ids
 
 
@@ -132,7 +132,9 @@ async def test_a_group_shares_one_prefill(engine: JaxEngine) -> None:
 async def test_nothing_compiles_in_steady_state(engine: JaxEngine) -> None:
     async def everything(seed: int) -> None:
         for length in (1, 3, 17, 40):
-            group = (engine.generate(prompt(length), TokenSampling(0.7, max_tokens=4, seed=i + seed)) for i in range(6))
+            group = (
+                engine.generate(prompt(length), TokenSampling(0.7, max_tokens=4, seed=i + seed)) for i in range(10)
+            )
             await asyncio.gather(*group)
         await engine.generate(PROMPT, TokenSampling(top_p=0.9, max_tokens=3, stop_ids=(1, 2), seed=seed))
 
@@ -240,7 +242,7 @@ async def test_a_cancelled_request_gives_its_slot_back(engine: JaxEngine) -> Non
         await engine.generate(PROMPT, TokenSampling(max_tokens=tokens))
         order.append(name)
 
-    long = [asyncio.create_task(run("long", 40)) for _ in range(4)]
+    long = [asyncio.create_task(run("long", 40)) for _ in range(8)]
     await turns_of_the_loop()
     short = asyncio.create_task(run("short", 1))
     left = asyncio.create_task(run("left", 1))
@@ -248,7 +250,7 @@ async def test_a_cancelled_request_gives_its_slot_back(engine: JaxEngine) -> Non
     long[1].cancel()
     left.cancel()
     await asyncio.gather(long[0], *long[2:], short)
-    assert order == ["short", "long", "long", "long"]
+    assert order == ["short", *["long"] * 7]
 
 
 async def test_a_failure_ends_every_request_and_says_why(model: Model, params: Params) -> None:
@@ -286,3 +288,8 @@ async def test_a_context_beyond_the_models_is_refused(model: Model, params: Para
     for context in (1, 49):
         with pytest.raises(ValueError, match=rf"context is {context}; expected 2 … 48"):
             JaxEngine(model, params, context=context)
+
+
+async def test_lanes_are_of_equal_size(model: Model, params: Params) -> None:
+    with pytest.raises(ValueError, match="lanes is 3; expected a divisor of the 8 slots"):
+        JaxEngine(model, params, slots=8, lanes=3)

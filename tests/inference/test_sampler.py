@@ -95,6 +95,24 @@ def test_kept_by_hand(top_p: float, top_k: int, tokens: set[int]) -> None:
     np.testing.assert_allclose(drawn.logprobs, log_softmax(left)[np.asarray(drawn.tokens)], atol=1e-6)
 
 
+def test_kept_like_by_sorting() -> None:
+    rng = np.random.default_rng(1)
+    scaled = (3 * rng.normal(size=(ROWS, VOCABULARY))).astype(np.float32)
+    top_p, top_k = rng.uniform(0, 1, ROWS).astype(np.float32), rng.integers(0, 80, ROWS).astype(np.int32)
+    top_k[rng.random(ROWS) < 0.3] = 0
+    found = np.asarray(kept(scaled, top_p, top_k))
+    compared = 0
+    for row in range(ROWS):
+        order = np.argsort(-scaled[row])[: top_k[row] or VOCABULARY]
+        mass = np.exp(scaled[row, order].astype(np.float64))
+        before = (np.cumsum(mass) - mass) / mass.sum()
+        if np.abs(before - top_p[row]).min() < 1e-6:
+            continue  # too close for float32
+        compared += 1
+        assert set(np.flatnonzero(found[row])) == set(order[before < top_p[row]])
+    assert compared > 0.99 * ROWS
+
+
 def test_what_is_tied_with_the_last_one_kept_stays() -> None:
     ties = np.array([[0.0, 1.0, 1.0, -1.0]], np.float32)
     np.testing.assert_array_equal(

@@ -62,5 +62,5 @@ def test_advantages_sum_to_zero_and_ignore_a_constant(rewards: np.ndarray, valid
 
 @pytest.mark.parametrize("function", [group_mean_baseline, leave_one_out_baseline])
 def test_shapes_are_checked_in_tests(function) -> None:
-    with pytest.raises(TypeError, match="rewards|valid"):
+    with pytest.raises(TypeError, match=r"rewards|valid"):
         function(REWARDS, ALL[:, :3])

@@ -6,6 +6,7 @@ with the decoder.
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def sequences(count: int, vocabulary: int, seed: int = 0) -> list[Segment]:
         logprobs = [float(p) if m else 0.0 for p, m in zip(-2.5 + 0.4 * rng.normal(size=size), mask, strict=True)]
         tokens = rng.integers(0, vocabulary, size).tolist()
         parts.append(Segment(tokens, mask, logprobs, float(rng.normal(loc=1.0)), sum(mask), starts_rollout=n % 3 != 1))
-    for one, two in zip(parts, parts[1:], strict=False):
+    for one, two in itertools.pairwise(parts):
         if not two.starts_rollout:
             total = sum(one.mask) + sum(two.mask)
             one.rollout_tokens = two.rollout_tokens = total

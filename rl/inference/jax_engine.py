@@ -113,7 +113,9 @@ class JaxEngine:
         self._prefill_batch = min(prefill_batch, size)
         self._waiting: deque[_Request] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self._gate = asyncio.Lock()
+        self._gate = asyncio.Lock()  # held while tokens are drawn or weights replaced
+        self._resumed = asyncio.Event()
+        self._resumed.set()
         self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="engine")
         self._failure: BaseException | None = None
         self._closed = False
@@ -149,10 +151,12 @@ class JaxEngine:
             self._version = version
 
     async def pause(self) -> None:
-        await self._gate.acquire()
+        self._resumed.clear()
+        async with self._gate:
+            pass
 
     async def resume(self) -> None:
-        self._gate.release()
+        self._resumed.set()
 
     async def health(self) -> None:
         if self._closed:
@@ -178,6 +182,7 @@ class JaxEngine:
         try:
             await self._gather_burst()
             while self._waiting or any(any(lane.running) for lane in self._lanes):
+                await self._resumed.wait()
                 async with self._gate:
                     self._admit()
                     busy = [lane for lane in self._lanes if any(lane.running)]

@@ -60,7 +60,7 @@ def keep(scaled: Float[Array, "S V"], top_p: Float[Array, "S"], top_k: Int[Array
     mass = jnp.where(rank >= kth[:, None], mass, 0.0)
     wanted = jnp.where(top_p >= 1.0, jnp.inf, top_p * mass.sum(axis=-1))
     nucleus = _least(S, lambda t: jnp.where(rank > t[:, None], mass, 0.0).sum(axis=-1) < wanted)
-    return rank >= jnp.maximum(kth, nucleus)[:, None]
+    return rank >= jnp.minimum(jnp.maximum(kth, nucleus), rank.max(axis=-1))[:, None]
 
 
 def _ordinal(x: Float[Array, "S V"]) -> Int[Array, "S V"]:
@@ -102,8 +102,12 @@ def _invert(scaled: Float[Array, "S V"], uniforms: Float[Array, "S 2"]) -> Draw:
 
 
 def _first_above(mass: Float[Array, "S M"], uniform: Float[Array, "S"]) -> Int[Array, "S"]:
-    """Index drawn in proportion to `mass`; never one without mass, however the sums round."""
+    """Index drawn in proportion to `mass`; never one without mass, however the sums round.
+
+    XLA adds up in blocks, so a sum may grow (or shrink) where nothing was added.
+    """
     cumulative = jnp.cumsum(mass, axis=-1)
-    index = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=-1)
-    last = mass.shape[1] - 1 - jnp.argmax((mass > 0)[:, ::-1], axis=-1)
-    return jnp.minimum(index, last).astype(jnp.int32)
+    possible = mass > 0
+    above = possible & (cumulative > (uniform * cumulative[:, -1])[:, None])
+    last = mass.shape[1] - 1 - jnp.argmax(possible[:, ::-1], axis=-1)
+    return jnp.where(above.any(axis=-1), jnp.argmax(above, axis=-1), last).astype(jnp.int32)

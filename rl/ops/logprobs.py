@@ -24,8 +24,9 @@ def token_scores(
 ) -> TokenScores:
     """Scores `targets` under `softmax(hidden @ head.T / temperature)`, in float32, `chunk` tokens at a time.
 
-    The backward pass recomputes each chunk's logits, so the peak is `chunk * V` floats in both directions. A chunk
-    never depends on its neighbours: the result of a token is the same for every `chunk` up to float32 rounding.
+    Where there are several chunks, the backward pass recomputes the logits of each, so the peak is `chunk * V` floats in
+    both directions. A chunk never depends on its neighbours: the result of a token is the same for every `chunk` up to
+    float32 rounding.
 
     Args:
         hidden: outputs of the last norm.
@@ -34,13 +35,7 @@ def token_scores(
         temperature: divides the logits; must be positive.
         chunk: tokens per step.
     """
-    tokens = targets.shape[0]
-    size = min(chunk, tokens)
-    padding = -tokens % size
-    x = jnp.pad(hidden, ((0, padding), (0, 0))).reshape(-1, size, hidden.shape[1])
-    y = jnp.pad(targets, (0, padding)).reshape(-1, size)
 
-    @jax.checkpoint
     def score(x: jax.Array, y: jax.Array) -> TokenScores:
         logits = jnp.einsum("TD,VD->TV", x, head.astype(x.dtype), preferred_element_type=jnp.float32) / temperature
         top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
@@ -50,5 +45,11 @@ def token_scores(
         chosen = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
         return TokenScores(chosen - log_total, log_total - (exp * logits).sum(axis=-1) / total)
 
-    _, scores = jax.lax.scan(lambda carry, xy: (carry, score(*xy)), None, (x, y))
+    tokens = targets.shape[0]
+    if tokens <= chunk:
+        return score(hidden, targets)
+    padding = -tokens % chunk
+    x = jnp.pad(hidden, ((0, padding), (0, 0))).reshape(-1, chunk, hidden.shape[1])
+    y = jnp.pad(targets, (0, padding)).reshape(-1, chunk)
+    _, scores = jax.lax.scan(lambda carry, xy: (carry, jax.checkpoint(score)(*xy)), None, (x, y))
     return TokenScores(*(value.reshape(-1)[:tokens] for value in scores))

@@ -86,7 +86,13 @@ def make_update(
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
         metrics = {name: value / tokens for name, value in sums.items()}
-        return kept, {**metrics, "loss": loss, "grad_norm": grad_norm, "lr": lr, "nonfinite": (~finite).astype(jnp.float32)}
+        return kept, {
+            **metrics,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "lr": lr,
+            "nonfinite": (~finite).astype(jnp.float32),
+        }
 
     return update
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ SMALL = [
     "env=reverse_text",
     "env.min_length=3",
     "env.max_length=4",
-    "model.layers=2",
+    "model.layers=1",
     "model.width=64",
     "model.heads=2",
     "model.kv_heads=1",
@@ -37,9 +38,13 @@ def command(*settings: str) -> list[str]:
     return [sys.executable, "-m", "rl.cli.train", *SMALL, *settings]
 
 
+COMPILED = tempfile.TemporaryDirectory()  # shared by all runs here, and by nothing else
+
+
 def environment() -> dict[str, str]:
     """What a user's shell has: none of the settings of the tests."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    shell = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    return {**shell, "XDG_CACHE_HOME": COMPILED.name}
 
 
 def run(tmp_path: Path, *settings: str, code: int = 0) -> str:

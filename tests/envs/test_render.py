@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs import Completion, Message, Task, Trajectory, Turn
@@ -124,6 +124,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(TEXT, st.dictionaries(TEXT, JSON)), min_size=1, max_size=3))
 def test_calls_survive_being_written_and_read(calls: list[tuple[str, dict[str, object]]]) -> None:
     message = calling(*((name, json.dumps(arguments)) for name, arguments in calls))

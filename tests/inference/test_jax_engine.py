@@ -8,12 +8,25 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from envs import ContextLengthError, InfrastructureError
+from envs import (
+    ContextLengthError,
+    Environment,
+    InfrastructureError,
+    Rubric,
+    Sampling,
+    Task,
+    Taskset,
+    Trajectory,
+    multi_turn,
+    run_task,
+)
+from envs.render import ByteRenderer
 from rl.data.pack import Segment, pack
 from rl.inference.engine import EngineError, Generation, TokenSampling
 from rl.inference.jax_engine import JaxEngine
 from rl.metrics import CompileCounter
 from rl.models.decoder import Model, Params
+from rl.rollout.client import EngineClient
 from rl.trainer.update import make_score
 from rl.types import Batch
 
@@ -156,6 +169,26 @@ async def test_the_context_ends_a_completion_and_bounds_a_prompt(engine: JaxEngi
         await engine.generate(prompt(48), TokenSampling())
     with pytest.raises(ContextLengthError, match="the prompt has 0 tokens"):
         await engine.generate([], TokenSampling())
+
+
+async def test_a_conversation_that_outgrows_the_context_is_scored_and_a_prompt_that_never_fits_is_refused(
+    engine: JaxEngine,
+) -> None:
+    def turns(trajectory: Trajectory) -> float:
+        return float(len(trajectory.turns))
+
+    client = EngineClient(engine, ByteRenderer())
+    chat = multi_turn(lambda rollout: "go on", max_turns=99)
+    environment = Environment(Taskset({"train": [Task.ask("a", "Hi")]}), chat, Rubric({turns: 1.0}))
+    sampling = Sampling(max_tokens=6, seed=1)
+    trajectory = await run_task(environment, environment.tasks[0], client, sampling=sampling)
+    last = trajectory.turns[-1].completion
+    assert last.prompt_ids is not None and last.completion_ids is not None
+    assert (trajectory.stop, trajectory.failure) == ("context_length", None)
+    assert trajectory.reward == len(trajectory.turns) > 1
+    assert len(last.prompt_ids) + len(last.completion_ids) <= CONTEXT
+    with pytest.raises(ContextLengthError, match="the prompt has 103 tokens"):
+        await run_task(environment, Task.ask("b", "x" * 100), client, sampling=sampling)
 
 
 async def test_stop_tokens_end_a_completion_and_are_part_of_it(engine: JaxEngine) -> None:

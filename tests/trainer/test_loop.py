@@ -269,6 +269,35 @@ async def test_a_loss_that_is_no_number_ends_training_after_the_last_good_state_
     assert kept is not None and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
 
 
+async def test_nothing_is_sampled_any_more_once_training_ended(apply: Apply, params: Params, tmp_path: Path) -> None:
+    ended: list[int] = []
+
+    async def collect(step: int) -> Groups:
+        try:
+            await asyncio.sleep(0 if step == 0 else 60)
+            return await one_group(step)
+        finally:
+            ended.append(step)
+
+    def poisoned(groups: Groups) -> Batch:
+        batch = assemble(groups)
+        return batch._replace(advantages=batch.advantages * np.nan)
+
+    with pytest.raises(NonFiniteError):
+        await reinforce(
+            first_state(params),
+            steps=STEPS,
+            collect=collect,
+            assemble=poisoned,
+            apply=apply,
+            publish=nowhere,
+            checkpoints=Checkpoints(tmp_path, every=100, keep=2),
+            on_step=lambda step, groups, metrics: None,
+            max_staleness=2,
+        )
+    assert sorted(ended) == [0, 1, 2]
+
+
 async def test_an_update_that_is_interrupted_is_seen_through_and_kept(
     apply: Apply, params: Params, tmp_path: Path
 ) -> None:

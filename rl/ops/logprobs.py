@@ -24,9 +24,9 @@ def token_scores(
 ) -> TokenScores:
     """Scores `targets` under `softmax(hidden @ head.T / temperature)`, in float32, `chunk` tokens at a time.
 
-    Where there are several chunks, the backward pass recomputes the logits of each, so the peak is `chunk * V` floats in
-    both directions. A chunk never depends on its neighbours: the result of a token is the same for every `chunk` up to
-    float32 rounding.
+    Where there are several chunks, the backward pass recomputes the logits of each, so the peak is `chunk * V` floats
+    in both directions. A chunk never depends on its neighbours: the result of a token is the same for every `chunk` up
+    to float32 rounding.
 
     Args:
         hidden: outputs of the last norm.

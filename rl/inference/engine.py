@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from envs.errors import UpswingError
+from envs.errors import InfrastructureError
 
 
-class EngineError(UpswingError):
+class EngineError(InfrastructureError):
     """The engine itself failed. Waiting requests all end with it."""
 
 

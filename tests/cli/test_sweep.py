@@ -81,7 +81,7 @@ def test_a_run_that_fails_does_not_take_the_others_with_it(capsys: pytest.Captur
     assert (runs[0] / "summary.json").exists() and not (runs[1] / "summary.json").exists()
 
     out, err = capsys.readouterr()
-    assert "run 3 of the sweep: algorithm=rloo algorithm.clip_low=abc\n" in out
+    assert "run 3 of the sweep: algorithm.clip_low=abc algorithm=rloo\n" in out
     assert "failed: runs/mine/1" in out and "failed: runs/mine/3" in out and "failed: runs/mine/0" not in out
     assert "report: runs/mine/report.html" in out
     assert "clip_low" in err and "abc" in err and "Traceback" not in err

@@ -42,7 +42,7 @@ class Journal:
         Raises:
             OSError: if it does not fit on the disk; the journal is as it was before.
         """
-        head = json.dumps(keys, ensure_ascii=False, separators=(",", ":"))
+        head = json.dumps(keys, separators=(",", ":"))
         line = f'{{"keys":{head},"trajectory":{trajectory.to_json()}}}\n'.encode()
         size = os.fstat(self._file).st_size
         written = os.write(self._file, line)

@@ -261,8 +261,8 @@ class Trajectory:
         return cls(**fields)
 
     def to_json(self) -> str:
-        """One line of JSON; floats keep every bit."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
+        """One line of JSON, in ASCII: it holds whatever a model wrote, lone surrogates too. Floats keep every bit."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Trajectory":

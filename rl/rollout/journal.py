@@ -112,7 +112,7 @@ def _row(t: Trajectory, step: int) -> dict[str, Any]:
         "task_id": t.task.id,
         "sample": t.sample,
         "reward": t.reward,
-        "completion": t.completion,
+        "completion": t.completion.encode("utf-8", "replace").decode(),  # a view; `turns` has it exactly
         "stop": t.stop,
         "attempts": t.attempts,
         "seconds": t.seconds,

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from envs.record import Journal
 from envs.statistics import difference, estimate
 from envs.types import Completion, Failure, Task, Trajectory, Turn
 

@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from envs.errors import UpswingError
+from envs.record import Journal
 from envs.types import Completion, Task, Trajectory, Turn
 from rl.report import compare_table, find_runs, read_run, summary_table, write_report, write_sweep_report
 from rl.report.chart import Axes, Chart, Line, axes, figure, smooth, thin, tick_label, ticks
@@ -211,7 +212,7 @@ def test_a_line_that_is_no_metrics_row_is_named(run):
 
 def test_a_line_that_is_no_trajectory_is_named(run):
     (run / "evals" / "before.jsonl").write_text('{"task": {"id": "a"}}\n')
-    with pytest.raises(UpswingError, match=r"before\.jsonl, line 1, is no trajectory \(KeyError: 'prompt'\)"):
+    with pytest.raises(UpswingError, match=r"before\.jsonl:1 is damaged \(KeyError: 'keys'\)"):
         read_run(run)
 
 
@@ -326,7 +327,9 @@ def test_a_conversation_shows_its_tool_calls_and_cuts_long_results(run):
     answer = Completion({"role": "assistant", "content": "Garin"}, "stop")
     turns = [Turn(task.prompt, asked, True), Turn((result,), answer, False)]
     rollout = Trajectory(task, turns=turns, stop="max_turns", reward=1.0, metrics={"exact_match": 1.0})
-    (run / "evals" / "before.jsonl").write_text(rollout.to_json() + "\n")
+    (run / "evals" / "before.jsonl").unlink()
+    with Journal(run / "evals" / "before.jsonl") as journal:
+        journal.append(rollout)
     (run / "evals" / "after.jsonl").unlink()
     html = write_report(run).html.read_text()
     assert '<span class="call">search</span>({&quot;query&quot;: &quot;&lt;b&gt;&quot;})' in html

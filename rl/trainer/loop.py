@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import NamedTuple
 
 import numpy as np
@@ -60,30 +61,32 @@ async def reinforce(
     version = int(state.step)
     await publish(state.params, version)
     try:
-        async for step, groups, seconds in rollouts(collect, version, steps, max_staleness):
-            observed = observe(groups, version)
-            started = time.perf_counter()
-            batch = assemble(groups)
-            state, metrics = await _to_its_end(apply, state, batch)
-            check_finite(step + 1, metrics, (group[0].task.id for group in groups))
-            update_seconds = time.perf_counter() - started
-            version = step + 1
-            await publish(state.params, version)
-            speed = {
-                "sampled_tokens_per_s": observed["completion_tokens"] * sum(map(len, groups)) / seconds,
-                "trained_tokens_per_s": float((batch.segment_ids > 0).sum()) / update_seconds,
-                "packed": used_rows(batch),
-            }
-            on_step(version, groups, {**observed, **metrics, **speed})
-            if checkpoints.due(version, steps):
-                checkpoints.save(state)
+        # Closed on the way out, so that nothing is sampled ahead for a loop that has ended.
+        async with aclosing(rollouts(collect, version, steps, max_staleness)) as collected:
+            async for step, groups, seconds in collected:
+                observed = observe(groups, version)
+                started = time.perf_counter()
+                batch = assemble(groups)
+                state, metrics = await _to_its_end(apply, state, batch)
+                check_finite(step + 1, metrics, (group[0].task.id for group in groups))
+                update_seconds = time.perf_counter() - started
+                version = step + 1
+                await publish(state.params, version)
+                speed = {
+                    "sampled_tokens_per_s": observed["completion_tokens"] * sum(map(len, groups)) / seconds,
+                    "trained_tokens_per_s": float((batch.segment_ids > 0).sum()) / update_seconds,
+                    "packed": used_rows(batch),
+                }
+                on_step(version, groups, {**observed, **metrics, **speed})
+                if checkpoints.due(version, steps):
+                    checkpoints.save(state)
     finally:
         checkpoints.save(state)
         checkpoints.wait()
     return state
 
 
-async def rollouts(collect: Collect, first: int, steps: int, max_staleness: int) -> AsyncIterator[Collected]:
+async def rollouts(collect: Collect, first: int, steps: int, max_staleness: int) -> AsyncGenerator[Collected, None]:
     """Yields the groups of steps `first` … `steps - 1`, in order, sampling ahead as far as staleness allows.
 
     Collection of step `k` begins only once update `k - 1 - max_staleness` was published (the consumer asks for the next

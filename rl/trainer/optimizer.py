@@ -62,7 +62,8 @@ def adamw(
     def rate(step: jax.Array, hyper: Hyper) -> jax.Array:
         done = step.astype(jnp.float32)
         ramp = jnp.minimum((done + 1.0) / jnp.maximum(hyper["warmup"], 1.0), 1.0)
-        progress = jnp.clip((done - hyper["warmup"]) / jnp.maximum(hyper["steps"] - hyper["warmup"], 1.0), 0.0, 1.0)
+        last = hyper["steps"] - 1.0
+        progress = jnp.clip((done - hyper["warmup"]) / jnp.maximum(last - hyper["warmup"], 1.0), 0.0, 1.0)
         left = 1.0 if schedule == "constant" else 1.0 - progress
         if schedule == "cosine":
             left = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))

@@ -14,5 +14,5 @@ def test_the_benchmark_reports_what_it_documents() -> None:
         assert result[f"{variant}.cpu_ms_per_rollout"] > 0
         assert result[f"{variant}.rollouts_per_s"] > 0
     assert (result["rollouts"], result["concurrency"], result["rounds"]) == (20, 4, 1)
-    assert set(result["machine"]) == {"cpu", "cores", "memory_gib", "os", "python"}
+    assert set(result["machine"]) == {"cpu", "cores", "memory_gib", "system"}
     assert "aiohttp" in result["versions"]

@@ -114,6 +114,7 @@ async def _to_its_end(apply: Apply, state: TrainState, batch: Batch) -> tuple[Tr
         result = await work
         task = asyncio.current_task()
         assert task is not None
+        task.uncancel()  # one request to cancel, delivered later: not two
         task.cancel()
         return result
 

@@ -124,6 +124,8 @@ def test_ctrl_c_checkpoints_and_says_how_to_go_on(tmp_path, uninterrupted):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(tmp_path / "run", "train", steps=2, process=process)
     process.send_signal(signal.SIGINT)

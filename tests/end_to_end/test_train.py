@@ -117,15 +117,18 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path, uninterrupted, st
 
 
 def test_ctrl_c_checkpoints_and_says_how_to_go_on(tmp_path, uninterrupted):
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that.
+    start = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from rl.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
+    )
     process = subprocess.Popen(
-        command(*RESUMABLE),
+        [sys.executable, "-c", start, *SMALL, *RESUMABLE],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(tmp_path / "run", "train", steps=2, process=process)
     process.send_signal(signal.SIGINT)

@@ -16,7 +16,7 @@ from rl.algorithms import Algorithm, supervised
 from rl.checkpoint import Checkpoints
 from rl.cli.build import Policy
 from rl.config import CheckpointConfig, EvalConfig, PackConfig
-from rl.data.pack import pack, segments
+from rl.data.pack import Segment, pack, segments
 from rl.inference.jax_engine import JaxEngine
 from rl.metrics import CompileCounter
 from rl.models.decoder import Params
@@ -176,5 +176,5 @@ class Stages:
     def _journal(self, step: int) -> StepJournal:
         return StepJournal(self.run.path / "rollouts", step + 1)
 
-    def _packed(self, parts: list, min_rows: int) -> Batch:  # type: ignore[type-arg]
+    def _packed(self, parts: list[Segment], min_rows: int) -> Batch:
         return pack(parts, self.pack.row_length, self.pack.rows_per_microbatch, min_rows)

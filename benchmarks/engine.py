@@ -31,7 +31,8 @@ from benchmarks.common import arguments, emit, machine, versions
 from rl.inference.engine import TokenSampling
 from rl.inference.jax_engine import JaxEngine
 from rl.metrics import CompileCounter
-from rl.models.decoder import DecoderConfig, build
+from rl.models.base import DecoderConfig
+from rl.models.llama import build
 
 REQUESTS, PROMPT, NEW = 64, 32, 64
 SHAPE = DecoderConfig(vocab_size=512, layers=4, width=128, heads=4, kv_heads=2, ffn=384, context=PROMPT + NEW)

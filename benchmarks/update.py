@@ -28,7 +28,8 @@ from benchmarks.common import arguments, emit, machine, versions
 from rl.algorithms import grpo
 from rl.data.pack import Segment, pack
 from rl.metrics import CompileCounter
-from rl.models.decoder import DecoderConfig, build
+from rl.models.base import DecoderConfig
+from rl.models.llama import build
 from rl.trainer.optimizer import adamw
 from rl.trainer.state import init_state
 from rl.trainer.step import make_apply

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from envs.errors import ConfigError, UpswingError
-from rl.models.decoder import Params
+from rl.models.base import Params
 from rl.trainer.state import TrainState
 
 

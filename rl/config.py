@@ -13,7 +13,7 @@ from typing import Any
 class ModelConfig:
     """A decoder. Width and depth in units, `context` in tokens."""
 
-    name: str = "decoder"
+    name: str = "llama"  # family
     layers: int = 4
     width: int = 128
     heads: int = 4
@@ -21,6 +21,7 @@ class ModelConfig:
     ffn: int = 384
     context: int = 256
     rope_theta: float = 10_000.0
+    options: dict[str, Any] = field(default_factory=dict)  # more keys of the family's config.json (num_experts …)
     checkpoint: str | None = None  # a folder written by `rl sft` or `rl train`; None starts from random weights
 
 

@@ -17,7 +17,7 @@ import jaxtyping
 import pytest
 
 if TYPE_CHECKING:
-    from rl.models.decoder import Model, Params
+    from rl.models.base import Model, Params
 
 CHECKED = ["rl.ops", "rl.algorithms", "rl.data", "rl.inference.sampler", "rl.inference.decode", "rl.models"]
 CHECKED += ["rl.trainer.update", "rl.trainer.state", "rl.trainer.optimizer", "rl.types"]
@@ -33,7 +33,8 @@ hypothesis.settings.load_profile("upswing")
 @pytest.fixture(scope="session")
 def model() -> "Model":
     """Two layers of width 32 over the vocabulary of `ByteRenderer`."""
-    from rl.models.decoder import DecoderConfig, build
+    from rl.models.base import DecoderConfig
+    from rl.models.llama import build
 
     return build(DecoderConfig(vocab_size=264, layers=2, width=32, heads=4, kv_heads=2, ffn=64, context=48))
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +20,14 @@ from rl.algorithms import ALGORITHMS, Algorithm
 from rl.checkpoint import load_params
 from rl.config import ClientConfig, EvalRunConfig, HardwareConfig, InferenceConfig, ModelConfig, OptimizerConfig
 from rl.inference.jax_engine import JaxEngine
-from rl.models.decoder import DecoderConfig, Model, Params, build
+from rl.models import FAMILIES
+from rl.models.base import DecoderConfig, Model, Params
 from rl.parallel.mesh import Rules, batch_constraint, make_mesh, parameter_shardings
 from rl.parallel.platform import use_platform
 from rl.rollout.client import EngineClient
 from rl.trainer.optimizer import SCHEDULES, Optimizer, adamw
 from rl.types import Batch
 
-MODELS: Mapping[str, Callable[[DecoderConfig], Model]] = {"decoder": build}
 ENGINES = ("jax",)
 CLIENTS = ("engine", "openai")
 
@@ -77,13 +77,12 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
 def make_policy(config: ModelConfig, hardware: HardwareConfig, seed: int) -> Policy:
     """The model with fresh weights, or with those of the run that `model.checkpoint` names."""
     use_platform(hardware.platform, hardware.mesh)
-    if config.name not in MODELS:
-        raise unknown_name("model.name", config.name, MODELS)
+    if config.name not in FAMILIES:
+        raise unknown_name("model.name", config.name, FAMILIES)
     renderer = ByteRenderer()
-    sizes = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("name", "checkpoint")}
     with _as_config_error("model"):
-        shape = DecoderConfig(vocab_size=renderer.vocab_size, compute_dtype=hardware.compute_dtype, **sizes)
-    model = MODELS[config.name](shape)
+        shape = _fresh_shape(config, renderer.vocab_size)
+    model = FAMILIES[config.name].build(replace(shape, compute_dtype=hardware.compute_dtype))
     mesh = make_mesh(hardware.mesh)
     rules: Rules = hardware.rules
     shardings = parameter_shardings(mesh, model.axes, rules)
@@ -91,6 +90,25 @@ def make_policy(config: ModelConfig, hardware: HardwareConfig, seed: int) -> Pol
     if config.checkpoint is not None:
         params = load_params(Path(config.checkpoint), params)
     return Policy(model, renderer, params, mesh, batch_constraint(mesh, rules), hardware.remat)
+
+
+def _fresh_shape(config: ModelConfig, vocab_size: int) -> DecoderConfig:
+    """The shape of a model without a checkpoint: what its family makes of a `config.json` with these sizes."""
+    return FAMILIES[config.name].read_config(
+        {
+            "vocab_size": vocab_size,
+            "num_hidden_layers": config.layers,
+            "hidden_size": config.width,
+            "num_attention_heads": config.heads,
+            "num_key_value_heads": config.kv_heads,
+            "intermediate_size": config.ffn,
+            "max_position_embeddings": config.context,
+            "rope_theta": config.rope_theta,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True,
+            **config.options,
+        }
+    )
 
 
 def make_engine(config: InferenceConfig, policy: Policy) -> JaxEngine:

@@ -19,7 +19,7 @@ from rl.config import CheckpointConfig, EvalConfig, PackConfig
 from rl.data.pack import Segment, pack, segments
 from rl.inference.jax_engine import JaxEngine
 from rl.metrics import CompileCounter
-from rl.models.decoder import Params
+from rl.models.base import Params
 from rl.progress import Progress
 from rl.rollout.client import EngineClient
 from rl.rollout.collect import Collector

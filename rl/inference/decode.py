@@ -6,14 +6,15 @@ sample the same bits.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rl.inference.sampler import DrawSettings, draw
-from rl.models.decoder import Model, Params, masked_attention
+from rl.models.attention import masked_attention
+from rl.models.base import Attend, Block, Model, Params
 
 
 class Cache(NamedTuple):
@@ -57,10 +58,31 @@ def new_cache(model: Model, slots: int, context: int) -> Cache:
     return Cache(keys, values)
 
 
+class Layer(NamedTuple):
+    """What one layer computes: its block, which rotation it uses, and how many tokens it sees (None: all)."""
+
+    block: Block
+    rope: int
+    window: int | None
+
+
+def layers_of(model: Model) -> list[Layer]:
+    c = model.config
+    return [Layer(stack.block, c.layer_ropes[i], c.windows[i]) for stack in model.stacks for i in stack.layers]
+
+
 def unstack(model: Model, params: Params) -> Params:
     """Parameters as the decoder wants them: a list of layers, cut once per policy version and not once per token."""
-    layers = [jax.tree.map(lambda a: a[i], params["layers"]) for i in range(model.config.layers)]  # noqa: B023
-    return {**params, "layers": layers}
+    layers = [
+        jax.tree.map(lambda a: a[i], params[stack.name])  # noqa: B023
+        for stack in model.stacks
+        for i in range(len(stack.layers))
+    ]
+    return {**{name: value for name, value in params.items() if name not in _names(model)}, "layers": layers}
+
+
+def _names(model: Model) -> set[str]:
+    return {stack.name for stack in model.stacks}
 
 
 def make_prefill(model: Model) -> Callable[..., Cache]:
@@ -70,18 +92,27 @@ def make_prefill(model: Model) -> Callable[..., Cache]:
     which prompt, `slots` where to; a slot number of S means nowhere).
     """
 
+    layers = layers_of(model)
+
     def prefill(params: Params, cache: Cache, prompts: jax.Array, slots: jax.Array, sources: jax.Array) -> Cache:
         A, T = prompts.shape
-        rotation = model.rotation(jnp.broadcast_to(jnp.arange(T)[None], (A, T)), T)
-        mask = jnp.broadcast_to(jnp.tril(jnp.ones((T, T), bool)), (A, T, T))
+        column = jnp.arange(T)
+        rotations = model.rotations(jnp.broadcast_to(column[None], (A, T)), T)
+        distance = column[:, None] - column[None]
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, state: None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-            return masked_attention(q, k, v, mask), (k, v)
+        def attend_within(window: int | None) -> Attend:
+            near = (distance >= 0) & (distance < (T if window is None else window))
+            mask = jnp.broadcast_to(near, (A, T, T))
+
+            def attend(q: Any, k: Any, v: Any, state: Any, *, sinks: Any = None) -> tuple[Any, Any]:
+                return masked_attention(q, k, v, mask, sinks), (k, v)
+
+            return attend
 
         x = model.embed(params, prompts)
         keys, values = [], []
-        for layer, old_k, old_v in zip(params["layers"], cache.keys, cache.values, strict=True):
-            x, (k, v) = model.block(layer, x, rotation, attend, None)
+        for layer, own, old_k, old_v in zip(layers, params["layers"], cache.keys, cache.values, strict=True):
+            x, (k, v), _ = layer.block(own, x, rotations[layer.rope], attend_within(layer.window), None)
             new_k, new_v = k.transpose(0, 2, 3, 1)[sources], v.transpose(0, 2, 1, 3)[sources]
             keys.append(old_k.at[slots, :, :, :T].set(new_k, mode="drop"))
             values.append(old_v.at[slots, :, :T].set(new_v, mode="drop"))
@@ -96,24 +127,29 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
     Ends early once every slot is idle.
     """
 
+    layers = layers_of(model)
+
     def step(params: Params, cache: Cache, slots: Slots, truncate: bool) -> tuple[Cache, jax.Array, jax.Array]:
         S, T = slots.tokens.shape[0], cache.values[0].shape[2]
         rows = jnp.arange(S)
-        rotation = model.rotation(slots.positions[:, None], T)
-        visible = jnp.arange(T)[None] <= slots.positions[:, None]
+        rotations = model.rotations(slots.positions[:, None], T)
+        back = slots.positions[:, None] - jnp.arange(T)[None]
 
-        def attend(
-            q: jax.Array, k: jax.Array, v: jax.Array, state: tuple[jax.Array, jax.Array]
-        ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            keys, values = state
-            keys = keys.at[rows, :, :, slots.positions].set(k[:, 0], mode="promise_in_bounds", unique_indices=True)
-            values = values.at[rows, :, slots.positions].set(v[:, 0], mode="promise_in_bounds", unique_indices=True)
-            return cached_attention(q[:, 0], keys, values, visible)[:, None], (keys, values)
+        def attend_within(window: int | None) -> Attend:
+            visible = (back >= 0) & (back < (T if window is None else window))
+
+            def attend(q: Any, k: Any, v: Any, state: Any, *, sinks: Any = None) -> tuple[Any, Any]:
+                keys, values = state
+                keys = keys.at[rows, :, :, slots.positions].set(k[:, 0], mode="promise_in_bounds", unique_indices=True)
+                values = values.at[rows, :, slots.positions].set(v[:, 0], mode="promise_in_bounds", unique_indices=True)
+                return cached_attention(q[:, 0], keys, values, visible, sinks)[:, None], (keys, values)
+
+            return attend
 
         x = model.embed(params, slots.tokens[:, None])
         states = []
-        for layer, *state in zip(params["layers"], cache.keys, cache.values, strict=True):
-            x, state = model.block(layer, x, rotation, attend, tuple(state))
+        for layer, own, *state in zip(layers, params["layers"], cache.keys, cache.values, strict=True):
+            x, state, _ = layer.block(own, x, rotations[layer.rope], attend_within(layer.window), tuple(state))
             states.append(state)
         logits = jnp.einsum("SD,VD->SV", model.norm(params, x)[:, 0], model.head(params).astype(x.dtype))
         drawn = draw(logits, slots.settings, slots.positions, truncate=truncate)
@@ -153,14 +189,18 @@ def cached_attention(
     keys: Float[Array, "S K H T"],
     values: Float[Array, "S K T H"],
     visible: Bool[Array, "S T"],
+    sinks: Float[Array, "N"] | None = None,
 ) -> Float[Array, "S N H"]:
-    """One query per slot against its cache; the layouts are those that XLA's batched products read without a copy."""
+    """One scaled query per slot against its cache; XLA's batched products read these layouts without a copy."""
     S, N, H = q.shape
     K = keys.shape[1]
-    grouped = q.reshape(S, K, N // K, H) * H**-0.5
-    scores = jnp.einsum("SKGH,SKHT->SKGT", grouped, keys).astype(jnp.float32)
+    scores = jnp.einsum("SKGH,SKHT->SKGT", q.reshape(S, K, N // K, H), keys).astype(jnp.float32)
     scores = jnp.where(visible[:, None, None], scores, -1e30)
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    top = scores.max(axis=-1, keepdims=True)
+    sink = None if sinks is None else sinks.astype(jnp.float32).reshape(1, K, N // K, 1)
+    top = top if sink is None else jnp.maximum(top, sink)
+    weights = jnp.exp(scores - top)
     total = weights.sum(axis=-1, keepdims=True)
+    total = total if sink is None else total + jnp.exp(sink - top)
     out = jnp.einsum("SKGT,SKTH->SKGH", weights.astype(values.dtype), values)
     return (out / total.astype(out.dtype)).reshape(S, N, H)

@@ -20,7 +20,7 @@ from envs.errors import ContextLengthError
 from rl.inference.decode import Cache, Drawn, Slots, make_decode, make_prefill, new_cache, unstack
 from rl.inference.engine import EngineError, Generation, TokenSampling
 from rl.inference.sampler import DrawSettings
-from rl.models.decoder import Model, Params
+from rl.models.base import Model, Params
 
 SHORTEST_PREFILL = 16
 """Prompt lengths are padded to this times a power of two: a prompt's bucket depends on nothing but itself."""

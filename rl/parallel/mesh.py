@@ -8,7 +8,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from envs.errors import ConfigError
-from rl.models.decoder import Params
+from rl.models.base import Params
 from rl.types import Batch
 
 Rules = Mapping[str, str | None]

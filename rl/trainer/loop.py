@@ -13,7 +13,7 @@ from envs.types import Trajectory
 from rl.algorithms.base import Algorithm
 from rl.checkpoint import Checkpoints
 from rl.data.pack import Segment, segments
-from rl.models.decoder import Params
+from rl.models.base import Params
 from rl.trainer.state import TrainState
 from rl.trainer.step import Apply, check_finite
 from rl.types import Batch

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from rl.models.decoder import Params
+from rl.models.base import Params
 from rl.trainer.update import Score
 from rl.types import Batch
 

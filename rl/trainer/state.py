@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from rl.models.decoder import Params
+from rl.models.base import Params
 from rl.trainer.optimizer import Optimizer
 
 

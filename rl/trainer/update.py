@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from rl.algorithms.base import Algorithm
-from rl.models.decoder import Model, Params, hidden_states
+from rl.models.base import Model, Params
+from rl.models.decoder import hidden_states
 from rl.ops.logprobs import TokenScores, token_scores
 from rl.ops.masked import masked_sum
 from rl.trainer.optimizer import Optimizer
@@ -26,7 +27,7 @@ def make_score(model: Model, *, remat: bool = False, chunk: int = 1024) -> Score
     """
 
     def score(params: Params, batch: Batch, temperature: jax.Array | float) -> TokenScores:
-        hidden = hidden_states(model, params, batch.tokens, batch.positions, batch.segment_ids, remat=remat)
+        hidden, _ = hidden_states(model, params, batch.tokens, batch.positions, batch.segment_ids, remat=remat)
         R, L, D = hidden.shape
         before = hidden[:, :-1].reshape(R * (L - 1), D)
         scores = token_scores(before, model.head(params), batch.tokens[:, 1:].reshape(-1), temperature, chunk=chunk)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +63,10 @@ def weights(run_dir: Path) -> dict[str, np.ndarray]:
     import jax
 
     from rl.checkpoint import load_params
-    from rl.cli.build import model_of_run
-    from rl.models.decoder import DecoderConfig, build
+    from rl.cli.build import make_policy, model_of_run
+    from rl.config import HardwareConfig
 
-    config = model_of_run(run_dir)
-    sizes = {k: v for k, v in vars(config).items() if k not in ("name", "checkpoint")}
-    model = build(DecoderConfig(vocab_size=264, **sizes))
-    like = jax.jit(model.init)(jax.random.key(0))
+    like = make_policy(replace(model_of_run(run_dir), checkpoint=None), HardwareConfig(), seed=0).params
     leaves = jax.tree_util.tree_leaves_with_path(load_params(run_dir, like))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

@@ -12,7 +12,7 @@ import pytest
 
 from rl.algorithms import grpo
 from rl.data.pack import Segment, pack
-from rl.models.decoder import Model, Params
+from rl.models.base import Model, Params
 from rl.trainer.optimizer import adamw
 from rl.trainer.state import init_state
 from rl.trainer.update import make_score, make_update

@@ -25,7 +25,7 @@ from rl.data.pack import Segment, pack
 from rl.inference.engine import EngineError, Generation, TokenSampling
 from rl.inference.jax_engine import JaxEngine
 from rl.metrics import CompileCounter
-from rl.models.decoder import Model, Params
+from rl.models.base import Model, Params
 from rl.rollout.client import EngineClient
 from rl.trainer.update import make_score
 from rl.types import Batch

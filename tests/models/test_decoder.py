@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.models.decoder import DecoderConfig, Model, Params, build, hidden_states, masked_attention, rotate, rotation
+from rl.models.attention import masked_attention
+from rl.models.base import DecoderConfig, Model, Params, Rotation
+from rl.models.decoder import hidden_states
+from rl.models.layers import rotate
+from rl.models.llama import build
+from rl.models.rope import Rope
 
 L = 16
 A, B, C = [5, 6, 7, 8, 9], [1, 2, 3], [4, 4, 11, 12, 13, 14]
@@ -17,7 +22,7 @@ Rows = list[list[list[int]]]
 @pytest.fixture(scope="module")
 def forward(model: Model, params: Params):
     """`forward(rows, padding, offset)`: hidden states of four rows of sequences, one list of arrays per row."""
-    run = jax.jit(lambda *arrays: hidden_states(model, params, *arrays))
+    run = jax.jit(lambda *arrays: hidden_states(model, params, *arrays)[0])
 
     def forward(rows: Rows, padding: int = 0, offset: int = 0) -> list[list[np.ndarray]]:
         tokens = np.full((4, L), padding, np.int32)
@@ -64,7 +69,8 @@ def test_only_distances_between_positions_count(forward) -> None:
 
 def test_rotation_by_hand() -> None:
     x = jnp.array([1.0, 0.0, 0.0, 2.0]).reshape(1, 1, 1, 4)  # pairs (1, 0) and (0, 2), turned by 3 and by 3 / 100
-    turned = rotate(x, rotation(jnp.array([[3]]), length=4, head_size=4, theta=1e4))
+    cos, sin = Rope(theta=1e4).table(4, head_size=4)
+    turned = rotate(x, Rotation(cos[None, 3:], sin[None, 3:]))
     np.testing.assert_allclose(turned.ravel(), [-0.9899925, -0.0599910, 0.1411200, 1.9991001], rtol=1e-5)
 
 
@@ -76,7 +82,9 @@ def test_grouped_attention_equals_repeated_heads() -> None:
     scores = np.where(mask[:, None], np.einsum("bthd,bshd->bhts", q, k4) / np.sqrt(8), -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     expected = np.einsum("bhts,bshd->bthd", weights / weights.sum(axis=-1, keepdims=True), v4)
-    found = masked_attention(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(mask))
+    found = masked_attention(
+        jnp.asarray(q / np.sqrt(8).astype(np.float32)), jnp.asarray(k), jnp.asarray(v), jnp.asarray(mask)
+    )
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

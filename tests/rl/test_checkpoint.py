@@ -7,7 +7,8 @@ import pytest
 
 from envs.errors import ConfigError, UpswingError
 from rl.checkpoint import Checkpoints, load_params
-from rl.models.decoder import DecoderConfig, build
+from rl.models.base import DecoderConfig
+from rl.models.llama import build
 from rl.trainer.optimizer import adamw
 from rl.trainer.state import TrainState, init_state
 

@@ -16,7 +16,7 @@ from rl.algorithms import dr_grpo, grpo
 from rl.checkpoint import Checkpoints
 from rl.data.pack import pack
 from rl.inference.jax_engine import JaxEngine
-from rl.models.decoder import Model, Params
+from rl.models.base import Model, Params
 from rl.rollout.client import EngineClient
 from rl.rollout.collect import Collector
 from rl.rollout.schedule import Schedule

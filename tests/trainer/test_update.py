@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rl.algorithms import ALGORITHMS, Algorithm, grpo, supervised
 from rl.data.pack import Segment, pack
 from rl.metrics import CompileCounter
-from rl.models.decoder import Model, Params
+from rl.models.base import Model, Params
 from rl.ops.logprobs import TokenScores
 from rl.parallel.mesh import batch_constraint, make_mesh, parameter_shardings, replicated
 from rl.trainer.optimizer import Optimizer, adamw

@@ -69,6 +69,8 @@ class DecoderConfig:
         layer_ropes: which of `ropes` each layer uses; empty: the first.
         windows: how many tokens each layer sees, itself included (None: all before it); empty: all layers see all.
         tie_embeddings: the head is the embedding.
+        attention_bias: queries, keys and values have a bias (in most families the output, too).
+        ffn_bias: dense feed-forward layers have biases.
         compute_dtype: of activations and matrix products; norms, softmax and logits are float32 always.
 
     Raises:
@@ -88,6 +90,8 @@ class DecoderConfig:
     windows: tuple[int | None, ...] = ()
     norm_eps: float = 1e-6
     tie_embeddings: bool = True
+    attention_bias: bool = False
+    ffn_bias: bool = False
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:

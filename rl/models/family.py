@@ -48,6 +48,17 @@ class UnsupportedModel(ValueError):
     """A checkpoint asks for something that its family does not compute here."""
 
 
+def needed(config: Mapping[str, Any], key: str) -> Any:
+    """A value that a `config.json` must have.
+
+    Raises:
+        UnsupportedModel: when it has not.
+    """
+    if config.get(key) is None:
+        raise UnsupportedModel(f"config.json of a {config.get('model_type')} model has no {key}")
+    return config[key]
+
+
 def require(config: Mapping[str, Any], **expected: Any) -> None:
     """Refuses a `config.json` whose keys have other values than these (an absent key is as expected).
 

@@ -108,18 +108,39 @@ class Attention(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """A gated feed-forward layer (Shazeer 2020, arXiv:2002.05202): `down(activation(gate(x)) * up(x))`."""
+    """A gated feed-forward layer (Shazeer 2020, arXiv:2002.05202): `down(activation(gate(x)) * up(x))`.
 
-    def __init__(self, config: DecoderConfig, ffn: int | None = None, activation: Activation = jax.nn.silu) -> None:
+    Args:
+        config: sizes.
+        ffn: its width; None is the config's.
+        activation: of the gate.
+        bias: all three products have one.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        ffn: int | None = None,
+        activation: Activation = jax.nn.silu,
+        *,
+        bias: bool = False,
+    ) -> None:
         D, F = config.width, config.ffn if ffn is None else ffn
         self.gate = weight((D, F), ("embed", "ffn"), D**-0.5)
         self.up = weight((D, F), ("embed", "ffn"), D**-0.5)
         self.down = weight((F, D), ("ffn", "embed"), F**-0.5 * (2 * config.layers) ** -0.5)
+        if bias:
+            self.gate_bias, self.up_bias = weight((F,), ("ffn",), 0.0), weight((F,), ("ffn",), 0.0)
+            self.down_bias = weight((D,), ("embed",), 0.0)
         self.activation = activation
+        self.bias = bias
 
     def __call__(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T D"], Observed]:
-        inner = self.activation(project(x, self.gate[...])) * project(x, self.up[...])
-        return project(inner, self.down[...]), {}
+        gate, up = project(x, self.gate[...]), project(x, self.up[...])
+        if self.bias:
+            gate, up = add_bias(gate, self.gate_bias[...]), add_bias(up, self.up_bias[...])
+        out = project(self.activation(gate) * up, self.down[...])
+        return (add_bias(out, self.down_bias[...]) if self.bias else out), {}
 
 
 def project(

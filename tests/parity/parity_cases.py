@@ -1,0 +1,90 @@
+"""What is compared with Hugging Face transformers: shapes, weights and tokens, made the same way on both sides.
+
+Imported here by tests with jax and there by `reference.py` with torch, so it needs NumPy alone.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+VOCABULARY = 29
+LENGTH = 40
+"""Of a row: longer than every window and every original context in the cases."""
+
+
+class Case(NamedTuple):
+    """A small model.
+
+    Attributes:
+        config: its `config.json`.
+        covers: what of its family it has, for the table in docs/models.md.
+    """
+
+    config: Mapping[str, Any]
+    covers: str
+
+
+def _case(model_type: str, covers: str, **keys: Any) -> Case:
+    small = {
+        "vocab_size": VOCABULARY,
+        "num_hidden_layers": 3,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-3,  # large enough to be missed
+        "tie_word_embeddings": False,
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    return Case({"model_type": model_type, **small, **keys}, covers)
+
+
+_LLAMA3 = {
+    **{"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16},
+    **{"low_freq_factor": 1.0, "high_freq_factor": 4.0},
+}
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+
+CASES: Mapping[str, Case] = {
+    "llama": _case("llama", "grouped queries, head of its own", rope_theta=500_000.0),
+    "llama_tied": _case("llama", "tied head, free head size", tie_word_embeddings=True, head_dim=12),
+    "llama_biases": _case("llama", "attention and feed-forward biases", attention_bias=True, mlp_bias=True),
+    "llama_llama3": _case("llama", "llama3 rope", rope_theta=500_000.0, rope_scaling=_LLAMA3),
+    "llama_linear": _case("llama", "linear rope", rope_scaling={"rope_type": "linear", "factor": 4.0}),
+    "llama_dynamic": _case("llama", "dynamic rope", rope_scaling={"rope_type": "dynamic", "factor": 4.0}),
+    "mistral": _case("mistral", "sliding window in every layer", sliding_window=7),
+    "qwen2": _case("qwen2", "biases on queries, keys, values", tie_word_embeddings=True),
+    "qwen2_windows": _case(
+        *("qwen2", "windows in the upper layers, yarn rope"),
+        **{"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1, "rope_scaling": _YARN},
+    ),
+    "qwen3": _case("qwen3", "normed queries and keys, free head size", head_dim=16),
+    "qwen3_biases": _case("qwen3", "attention biases", head_dim=8, attention_bias=True),
+}
+
+
+def sequences() -> list[list[int]]:
+    """One that fills a row, and three that fit into one together."""
+    rng = np.random.RandomState(7)
+    return [rng.randint(0, VOCABULARY, size).tolist() for size in (LENGTH, 5, 11, 23)]
+
+
+def weight(name: str, shape: Sequence[int]) -> np.ndarray:
+    """The tensor of this name in a checkpoint, float32, from nothing but name and shape.
+
+    NumPy's `RandomState` draws the same numbers in every version. Matrices keep the scale of what they are applied to,
+    norms are around 1, biases are large enough to matter.
+    """
+    noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
+    if name.endswith("norm.weight") or name.endswith("layernorm.weight"):
+        noise = 1 + 0.2 * noise
+    elif len(shape) == 1:
+        noise = 0.3 * noise
+    elif "embed_tokens" not in name:
+        noise = noise / np.sqrt(shape[-1])
+    return noise.astype(np.float32)

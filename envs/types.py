@@ -26,10 +26,11 @@ class ToolCall(TypedDict):
 
 
 class Message(TypedDict):
-    """One chat message."""
+    """One chat message. `reasoning_content` is what a model thought before it gave the answer that is `content`."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None
+    reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[ToolCall]]
     tool_call_id: NotRequired[str]
     name: NotRequired[str]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,15 @@ def segments(trajectory: Trajectory, advantage: float) -> list[Segment]:
     for segment in result:
         segment.rollout_tokens = total
     return result
+
+
+def row_splits(trajectory: Trajectory) -> int:
+    """How many turns start a segment anew, beside the first: their prompt does not begin with the tokens before it."""
+    splits = 0
+    for before, after in pairwise(turn.completion for turn in trajectory.turns):
+        known = [*(before.prompt_ids or ()), *(before.completion_ids or ())]
+        splits += list((after.prompt_ids or ())[: len(known)]) != known
+    return splits
 
 
 def pack(parts: Sequence[Segment], row_length: int, rows_multiple: int, min_rows: int = 0) -> Batch:

@@ -3,10 +3,9 @@
 import secrets
 from collections.abc import Sequence
 
-from envs.errors import ConfigError
 from envs.render import Renderer
-from envs.types import Completion, Message, Sampling, ToolSchema, Turn
-from rl.inference.engine import Engine, TokenSampling
+from envs.types import Completion, FinishReason, Message, Sampling, ToolSchema, Turn
+from rl.inference.engine import Engine, EngineError, Generation, TokenSampling
 
 
 class EngineClient:
@@ -25,11 +24,11 @@ class EngineClient:
         previous: Turn | None = None,
     ) -> Completion:
         prompt_ids = self._prompt(messages, tools, previous)
-        generation = await self._engine.generate(prompt_ids, self._token_sampling(sampling))
-        message = self._renderer.parse(generation.ids)
+        generation = await self._engine.generate(prompt_ids, token_sampling(sampling, self._renderer.stop_ids))
+        message = self._message(generation, prompt_ids, tools)
         return Completion(
             message=message,
-            finish_reason="tool_calls" if message.get("tool_calls") else generation.finish_reason,
+            finish_reason=finish_reason(generation, message),
             prompt_ids=prompt_ids,
             completion_ids=generation.ids,
             logprobs=generation.logprobs,
@@ -52,19 +51,44 @@ class EngineClient:
             for i, message in enumerate(messages)
             if message == before.message and tuple(messages[i - led : i]) == previous.messages
         )
-        return self._renderer.extend([*before.prompt_ids, *before.completion_ids], messages[answered + 1 :])
+        extended = self._renderer.extend(before.prompt_ids, before.completion_ids, messages[answered + 1 :], tools)
+        # Where the chat format hides what was sampled (old reasoning), the model is shown what the format shows.
+        return self._renderer.prompt(messages, tools) if extended is None else extended
 
-    def _token_sampling(self, sampling: Sampling) -> TokenSampling:
-        if sampling.stop:
-            raise ConfigError(
-                f"stop strings {list(sampling.stop)} were asked for, but the in-process engine stops at the model's "
-                "end token only; leave them out, or cut the text in the environment"
-            )
-        return TokenSampling(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=sampling.max_tokens,
-            stop_ids=self._renderer.stop_ids,
-            seed=secrets.randbits(31) if sampling.seed is None else sampling.seed,
-        )
+    def _message(self, generation: Generation, prompt_ids: Sequence[int], tools: Sequence[ToolSchema]) -> Message:
+        message = self._renderer.parse(generation.ids, prompt_ids=prompt_ids, tools=tools)
+        return without_stop(message, generation.stopped_by) if isinstance(generation.stopped_by, str) else message
+
+
+def token_sampling(sampling: Sampling, stop_ids: tuple[int, ...]) -> TokenSampling:
+    """The same in tokens; without a seed, another one every time."""
+    return TokenSampling(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        max_tokens=sampling.max_tokens,
+        stop_ids=stop_ids,
+        stop=sampling.stop,
+        seed=secrets.randbits(31) if sampling.seed is None else sampling.seed,
+    )
+
+
+def without_stop(message: Message, stop: str) -> Message:
+    """The message up to the text that ended it, which its tokens spell too."""
+    content = message["content"]
+    if content is not None and stop in content:
+        return {**message, "content": content.partition(stop)[0]}
+    if stop in message.get("reasoning_content", ""):
+        return {**message, "reasoning_content": message["reasoning_content"].partition(stop)[0]}
+    return message
+
+
+def finish_reason(generation: Generation, message: Message) -> FinishReason:
+    """Why a completion ended, in the words of messages.
+
+    Raises:
+        EngineError: when the engine was told to let go of it: half an answer is no answer.
+    """
+    if generation.finish_reason is None or generation.finish_reason == "abort":
+        raise EngineError(f"a completion was aborted after {len(generation.ids)} tokens")
+    return "tool_calls" if message.get("tool_calls") else generation.finish_reason

@@ -12,7 +12,7 @@ import numpy as np
 from envs.types import Trajectory
 from rl.algorithms.base import Algorithm
 from rl.checkpoint import Checkpoints
-from rl.data.pack import Segment, segments
+from rl.data.pack import Segment, row_splits, segments
 from rl.models.base import Params
 from rl.trainer.state import TrainState
 from rl.trainer.step import Apply, check_finite
@@ -143,7 +143,8 @@ def observe(groups: Groups, version: int) -> dict[str, float]:
     """What the rollouts say, averaged over those that have a reward.
 
     Keys: `reward`, `reward_std` (within groups), `rewards/*`, `metrics/*`, `turns`, `completion_tokens`, `truncated`,
-    `staleness` (versions behind `version`, mean over tokens), `failed` (a count).
+    `row_splits` (turns whose prompt does not continue the tokens before it), `staleness` (versions behind `version`,
+    mean over tokens), `failed` (a count).
     """
     scored = [t for group in groups for t in group if t.reward is not None]
     values: dict[str, list[float]] = {}
@@ -153,6 +154,7 @@ def observe(groups: Groups, version: int) -> dict[str, float]:
             "reward": float(t.reward or 0.0),
             "turns": len(t.turns),
             "completion_tokens": sum(tokens),
+            "row_splits": row_splits(t),
             "truncated": any(turn.completion.finish_reason == "length" for turn in t.turns),
             **{f"rewards/{name}": value for name, value in t.rewards.items()},
             **{f"metrics/{name}": value for name, value in t.metrics.items()},

@@ -19,17 +19,22 @@ def demonstrated(task: Task, shown: Sequence[Message], renderer: Renderer) -> Tr
         shown: messages an expert adds to the task's prompt; its assistant messages are what is learned.
     """
     trajectory = Trajectory(task)
-    pending: list[Message] = list(task.prompt)
-    ids: list[int] = []
+    conversation: list[Message] = list(task.prompt)
+    pending = list(conversation)
+    prompt: list[int] | None = None
+    answer: list[int] = []
     for message in shown:
-        if message["role"] != "assistant":
+        if message["role"] == "assistant":
+            before = prompt
+            prompt = None if before is None else renderer.extend(before, answer, pending)
+            prompt = renderer.prompt(conversation) if prompt is None else prompt
+            answer = renderer.answer(message)
+            completion = Completion(message, "stop", prompt, answer, [0.0] * len(answer))
+            trajectory.turns.append(Turn(tuple(pending), completion, fresh=before is None))
+            pending = []
+        else:
             pending.append(message)
-            continue
-        prompt = renderer.extend(ids, pending) if ids else renderer.prompt(pending)
-        answer = renderer.answer(message)
-        completion = Completion(message, "stop", prompt, answer, [0.0] * len(answer))
-        trajectory.turns.append(Turn(tuple(pending), completion, fresh=not ids))
-        ids, pending = [*prompt, *answer], []
+        conversation.append(message)
     return trajectory
 
 

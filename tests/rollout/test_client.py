@@ -1,15 +1,13 @@
 """Messages to tokens and back over several turns, with an engine that says what it is told."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from envs import (
-    ConfigError,
     Environment,
     Message,
     Rollout,
@@ -23,9 +21,9 @@ from envs import (
     tool_use,
 )
 from envs.render import ByteRenderer
-from rl.data.pack import segments
-from rl.inference.engine import Generation, TokenSampling
-from rl.rollout.client import EngineClient
+from rl.data.pack import row_splits, segments
+from rl.inference.engine import EngineError, Generation, TokenSampling
+from rl.rollout.client import EngineClient, without_stop
 
 RENDERER = ByteRenderer()
 END = 256
@@ -43,7 +41,9 @@ class Parrot:
     async def generate(self, prompt_ids: Sequence[int], sampling: TokenSampling) -> Generation:
         ids = list(self.says[len(self.asked)])
         self.asked.append((list(prompt_ids), sampling))
-        return Generation(ids, [-0.5] * len(ids), [3] * len(ids), "stop" if ids[-1] == END else "length")
+        stop = next((text for text in sampling.stop if text in RENDERER.text(ids)), END if ids[-1] == END else None)
+        logprobs = [-0.5] * len(ids)
+        return Generation(ids, logprobs, logprobs, [3] * len(ids), "length" if stop is None else "stop", stop)
 
 
 def text(words: str) -> list[int]:
@@ -158,9 +158,51 @@ async def test_tools_are_called_and_answered_in_tokens() -> None:
     assert bytes(first[1:200]).startswith(b'Tools:\n{"name": "add", "description": "Adds."')
 
 
-async def test_stop_strings_are_refused() -> None:
-    refused = re.escape(
-        "stop strings ['\\n'] were asked for, but the in-process engine stops at the model's end token only"
-    )
-    with pytest.raises(ConfigError, match=refused):
-        await converse(Parrot([text("a")]), [], sampling=Sampling(stop=("\n",)))
+async def test_a_stop_text_ends_the_message_but_not_its_tokens() -> None:
+    engine = Parrot([[*b"1, 2\n\n"], text("3")])
+    trajectory = await converse(engine, [[{"role": "user", "content": "on"}]], sampling=Sampling(stop=(",", "\n")))
+    first, second = (turn.completion for turn in trajectory.turns)
+    assert engine.asked[0][1].stop == (",", "\n")
+    assert (first.message["content"], first.finish_reason) == ("1", "stop")
+    assert first.completion_ids == [*b"1, 2\n\n"]
+    assert second.prompt_ids == [258, 72, 105, END, 259, *b"1, 2\n\n", END, 258, *text("on"), 259]
+
+
+@pytest.mark.parametrize(
+    ("message", "left"),
+    [
+        ({"content": "a#b#c"}, {"content": "a"}),
+        ({"content": None, "reasoning_content": "x#y"}, {"content": None, "reasoning_content": "x"}),
+        ({"content": "a", "reasoning_content": "x"}, {"content": "a", "reasoning_content": "x"}),
+    ],
+)
+def test_what_a_stop_text_leaves(message: Message, left: Message) -> None:
+    assert without_stop(message, "#") == left
+
+
+async def test_an_aborted_completion_is_the_engines_failure() -> None:
+    class Aborted(Parrot):
+        async def generate(self, prompt_ids: Sequence[int], sampling: TokenSampling) -> Generation:
+            return Generation([72], [-0.5], [-0.5], [3], "abort")
+
+    with pytest.raises(EngineError, match="a completion was aborted after 1 tokens"):
+        await EngineClient(Aborted([]), RENDERER).complete([*TASK.prompt])  # type: ignore[arg-type]
+
+
+class Forgetful(ByteRenderer):
+    """A chat format that shows no model its own words again."""
+
+    def extend(self, *_: object) -> None:  # type: ignore[override]
+        return None
+
+
+async def test_where_the_format_cannot_continue_the_row_splits() -> None:
+    remaining = iter([[{"role": "user", "content": "?"}]])
+    harness = multi_turn(lambda rollout: next(remaining, None), max_turns=2)
+    client = EngineClient(Parrot([[*b"a"], text("b")]), Forgetful())  # type: ignore[arg-type]
+    trajectory = await run_task(environment(harness), TASK, client)
+    first, second = (turn.completion.prompt_ids for turn in trajectory.turns)
+    assert second == [*first, *text("a"), 258, *text("?"), 259]  # type: ignore[misc]
+    assert (len(segments(trajectory, 0.0)), row_splits(trajectory)) == (1, 0), "the same tokens are no split"
+    trajectory.turns[1] = replace(trajectory.turns[1], completion=replace(trajectory.turns[1].completion, prompt_ids=[1]))
+    assert (len(segments(trajectory, 0.0)), row_splits(trajectory)) == (2, 1)

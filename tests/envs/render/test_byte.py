@@ -33,7 +33,7 @@ def test_a_conversation_by_hand() -> None:
     ids = [SYSTEM, 0xC3, 0xA9, END, USER, 72, 105, END, ASSISTANT, 111, END, USER, END, ASSISTANT]
     assert RENDERER.prompt(messages) == ids
     assert RENDERER.answer(assistant("o")) == [111, END]
-    assert RENDERER.extend([1, 2, END], [user("a")]) == [1, 2, END, USER, 97, END, ASSISTANT]
+    assert RENDERER.extend([1], [2, END], [user("a")]) == [1, 2, END, USER, 97, END, ASSISTANT]
     assert (RENDERER.vocab_size, RENDERER.stop_ids) == (264, (END,))
 
 
@@ -57,7 +57,7 @@ def test_extending_equals_rendering_anew_what_the_renderer_would_have_written(
 ) -> None:
     messages, ids = [user(first)], RENDERER.prompt([user(first)])
     for said, reply in turns:
-        ids = RENDERER.extend([*ids, *RENDERER.answer(assistant(said))], [user(reply)])
+        ids = RENDERER.extend(ids, RENDERER.answer(assistant(said)), [user(reply)])
         messages += [assistant(said), user(reply)]
     assert ids == RENDERER.prompt(messages)
 
@@ -65,7 +65,7 @@ def test_extending_equals_rendering_anew_what_the_renderer_would_have_written(
 @given(IDS, IDS, TEXT)
 def test_a_completion_that_was_cut_off_is_ended(prompt: list[int], sampled: list[int], reply: str) -> None:
     before = [ASSISTANT, *prompt, *sampled]
-    extended = RENDERER.extend(before, [user(reply)])
+    extended = RENDERER.extend([ASSISTANT, *prompt], sampled, [user(reply)])
     closed = before if before[-1] == END else [*before, END]
     assert extended == [*closed, USER, *reply.encode(), END, ASSISTANT]
 

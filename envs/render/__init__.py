@@ -1,0 +1,7 @@
+"""Messages to tokens and back, such that a conversation only ever grows by exact tokens."""
+
+from envs.render.base import Renderer
+from envs.render.byte import ByteRenderer
+from envs.render.load import load_renderer
+
+__all__ = ["ByteRenderer", "Renderer", "load_renderer"]

@@ -1,0 +1,68 @@
+"""The chat format of our own small models: bytes, and a token on either side of each message."""
+
+from collections.abc import Sequence
+
+from envs.render.hermes import describe_tools, read_calls, spell_calls
+from envs.types import Message, ToolSchema
+
+_ROLES = ("system", "user", "assistant", "tool")
+_END = 256
+_FIRST_ROLE = _END + 1
+
+
+class ByteRenderer:
+    """The chat format of our small models: a role token, the UTF-8 bytes of the text, an end token.
+
+    One token per character of plain English, and no text that it cannot write. Ids 0-255 are bytes, 256 ends a
+    message, 257-260 begin one of each role, 261-263 are reserved. Tools are described in the system message, and
+    called by writing `<tool_call>{"name": …, "arguments": {…}}</tool_call>`. Reasoning has no place in it: that of an
+    earlier model is left out.
+    """
+
+    vocab_size = 264  # a multiple of 8; the last three are reserved
+    stop_ids = (_END,)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
+        ids = [token for message in describe_tools(messages, tools) for token in _message(message)]
+        return [*ids, _role("assistant")]
+
+    def extend(
+        self,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        messages: Sequence[Message],
+        tools: Sequence[ToolSchema] = (),
+    ) -> list[int]:
+        ids = [*prompt_ids, *completion_ids]
+        # A completion that ran out of tokens did not write its own end.
+        closed = ids if ids[-1] == _END else [*ids, _END]
+        return [*closed, *(token for message in messages for token in _message(message)), _role("assistant")]
+
+    def answer(self, message: Message) -> list[int]:
+        return _message(message)[1:]
+
+    def parse(self, ids: Sequence[int], *, prompt_ids: Sequence[int] = (), tools: Sequence[ToolSchema] = ()) -> Message:
+        content, calls = read_calls(self.text(ids[:-1] if ids and ids[-1] == _END else ids))
+        if not calls:
+            return {"role": "assistant", "content": content}
+        return {"role": "assistant", "content": content, "tool_calls": calls}
+
+    def text(self, ids: Sequence[int]) -> str:
+        return b"".join(_spell(token) for token in ids).decode("utf-8", errors="replace")
+
+
+def _role(role: str) -> int:
+    return _FIRST_ROLE + _ROLES.index(role)
+
+
+def _message(message: Message) -> list[int]:
+    text = (message["content"] or "") + spell_calls(message.get("tool_calls", ()))
+    return [_role(message["role"]), *text.encode("utf-8", "surrogatepass"), _END]
+
+
+def _spell(token: int) -> bytes:
+    if token < _END:
+        return bytes((token,))
+    names = ("end", *_ROLES)
+    index = token - _END
+    return f"<|{names[index] if index < len(names) else token}|>".encode()

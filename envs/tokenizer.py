@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import ConfigError
-from envs.gguf_metadata import read_metadata
+from envs.gguf import read_gguf_head
 
 if TYPE_CHECKING:
     import tokenizers
@@ -225,7 +225,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _from_gguf(path: Path) -> Tokenizer:
-    metadata = read_metadata(path)
+    metadata = read_gguf_head(path).metadata
 
     def value(key: str) -> Any:
         return metadata.get(f"tokenizer.ggml.{key}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from envs.errors import ConfigError, unknown_name
-from envs.gguf_metadata import read_metadata
+from envs.gguf import read_gguf_head
 from envs.render.base import Renderer
 from envs.render.family import FamilyRenderer
 from envs.render.template import Retention, TemplateRenderer
@@ -81,7 +81,7 @@ def _model_type(path: Path) -> str:
     """What a checkpoint says it is; "" if it does not."""
     if path.is_dir():
         return str(read_json(path / "config.json").get("model_type", ""))
-    return str(read_metadata(path).get("general.architecture", ""))
+    return str(read_gguf_head(path).metadata.get("general.architecture", ""))
 
 
 def _read(path: str) -> str:

@@ -64,7 +64,7 @@ async def converse(engine: Parrot, replies: Sequence[Sequence[Message]], **argum
 
 async def test_what_a_completion_carries() -> None:
     engine = Parrot([text("Yo")])
-    sampling = Sampling(0.5, 0.9, 7, 11, seed=None)
+    sampling = Sampling(0.5, 0.9, 7, 11, ("#",), seed=None)
     completion = await EngineClient(engine, RENDERER).complete([*TASK.prompt], (), sampling)  # type: ignore[arg-type]
     assert completion.message == {"role": "assistant", "content": "Yo"}
     assert completion.prompt_ids == [258, 72, 105, 256, 259]
@@ -77,7 +77,7 @@ async def test_what_a_completion_carries() -> None:
     assert completion.usage == {"prompt_tokens": 5, "completion_tokens": 3}
     ((prompt, asked),) = engine.asked
     assert prompt == completion.prompt_ids
-    assert asked == TokenSampling(0.5, 0.9, 7, 11, stop_ids=(END,), seed=asked.seed)
+    assert asked == TokenSampling(0.5, 0.9, 7, max_tokens=11, stop_ids=(END,), stop=("#",), seed=asked.seed)
 
 
 async def test_seeds_are_handed_on_and_differ_where_none_is_given() -> None:
@@ -204,5 +204,7 @@ async def test_where_the_format_cannot_continue_the_row_splits() -> None:
     first, second = (turn.completion.prompt_ids for turn in trajectory.turns)
     assert second == [*first, *text("a"), 258, *text("?"), 259]  # type: ignore[misc]
     assert (len(segments(trajectory, 0.0)), row_splits(trajectory)) == (1, 0), "the same tokens are no split"
-    trajectory.turns[1] = replace(trajectory.turns[1], completion=replace(trajectory.turns[1].completion, prompt_ids=[1]))
+    trajectory.turns[1] = replace(
+        trajectory.turns[1], completion=replace(trajectory.turns[1].completion, prompt_ids=[1])
+    )
     assert (len(segments(trajectory, 0.0)), row_splits(trajectory)) == (2, 1)

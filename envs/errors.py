@@ -55,3 +55,10 @@ def unknown_name(kind: str, found: str, known: Iterable[str], hint: str = "") ->
     if hint:
         parts.append(hint)
     return ConfigError("; ".join(parts))
+
+
+def first_few(names: Iterable[str], most: int = 8) -> str:
+    """The first names for an error message, each once, and how many more there are."""
+    distinct = list(dict.fromkeys(names))
+    rest = len(distinct) - most
+    return ", ".join(distinct[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -125,6 +125,7 @@ class TrainConfig:
     steps: int = 100  # updates
     prompts: int = 32  # tasks per update
     group_size: int = 8  # rollouts per task
+    step_timeout: float | None = 3600.0  # seconds the rollouts of one update may take; null: for ever
     max_staleness: int = 0  # updates a token may lag behind the policy it trains; 0 = synchronous
     run_dir: str | None = None  # None: a new folder under runs/
     resume: bool = False  # continue the newest unfinished run with this very config (or the one in run_dir)

@@ -63,6 +63,7 @@ def train(config: TrainConfig, composed: str) -> Path:
                 group_size=config.group_size,
                 sampling=Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens),
                 max_staleness=config.max_staleness,
+                step_timeout=config.step_timeout,
             )
             after = await stage.evaluate("after", client, config.eval, config.sampling.max_tokens)
         finally:
@@ -220,6 +221,8 @@ def _check_sampling(config: TrainConfig) -> None:
             raise ConfigError(f"{key} is {getattr(config, key)}; expected at least 1")
     if config.max_staleness < 0:
         raise ConfigError(f"max_staleness is {config.max_staleness}; expected 0 (synchronous) or more")
+    if config.step_timeout is not None and not config.step_timeout > 0:
+        raise ConfigError(f"step_timeout is {config.step_timeout}; expected a positive number of seconds, or null")
 
 
 def _now() -> str:

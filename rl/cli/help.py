@@ -41,6 +41,7 @@ KNOBS = {  # key -> what it is, with its unit
         "optimizer.schedule": "constant, linear or cosine",
         "sampling.temperature": "divides the logits",
         "sampling.max_tokens": "tokens per completion, at most",
+        "step_timeout": "seconds that the rollouts of an update may take; null is for ever",
         "max_staleness": "updates that rollouts may lag behind; 0 is synchronous",
         "warm_start.steps": "supervised updates before RL; 0 leaves it out",
         "eval.tasks": "held-out tasks before and after",

@@ -114,10 +114,12 @@ class Stages:
         group_size: int,
         sampling: Sampling,
         max_staleness: int,
+        step_timeout: float | None,
     ) -> None:
         """Trains with the algorithm, from `params` or from the newest checkpoint; leaves `engine` with the result."""
         schedule = Schedule(self.environment.tasks.split("train"), prompts, derive_seed(self.seed, "train"))
-        collector = Collector(self.environment, EngineClient(engine, self.policy.renderer), group_size, sampling)
+        client = EngineClient(engine, self.policy.renderer)
+        collector = Collector(self.environment, client, group_size, sampling, deadline=step_timeout)
         rows = self.pack.rows_per_microbatch
         update = make_update(self._score, algorithm, optimizer, rows, self.policy.constrain)
         hyper = {**optimizer.hyper, **algorithm.hyper, "temperature": sampling.temperature}

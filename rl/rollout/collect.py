@@ -1,11 +1,12 @@
 """Drives an environment to get the groups of one training step."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from envs.clients.base import Client
 from envs.environment import Environment
-from envs.errors import InfrastructureError, UpswingError
+from envs.errors import InfrastructureError, UpswingError, first_few
 from envs.evaluation import evaluate
 from envs.types import Failure, Sampling, Task, Trajectory
 
@@ -26,6 +27,7 @@ class Collector:
         group_size: rollouts per task.
         sampling: how tokens are drawn; its seed is replaced per step.
         retries: how often an infrastructure failure is tried again.
+        deadline: seconds that the rollouts of a step may take together; None: for ever.
     """
 
     environment: Environment
@@ -33,6 +35,7 @@ class Collector:
     group_size: int
     sampling: Sampling
     retries: int = 2
+    deadline: float | None = None
 
     async def collect(
         self,
@@ -52,18 +55,34 @@ class Collector:
         Raises:
             EnvironmentBug: when a reward function or the harness raised.
             InfrastructureError: when every single rollout failed for reasons around the model.
+            DeadlineError: when they were not done in time.
         """
-        evaluation = await evaluate(
-            self.environment,
-            self.client,
-            tasks=tasks,
-            group_size=self.group_size,
-            sampling=replace(self.sampling, seed=seed),
-            concurrency=len(tasks) * self.group_size,
-            retries=self.retries,
-            on_trajectory=on_trajectory,
-            done=done,
-        )
+        done = list(done)
+        running = {(task.id, sample) for task in tasks for sample in range(self.group_size)}
+        running -= {(t.task.id, t.sample) for t in done}
+
+        def finished(trajectory: Trajectory) -> None:
+            running.discard((trajectory.task.id, trajectory.sample))
+            if on_trajectory is not None:
+                on_trajectory(trajectory)
+
+        try:
+            async with asyncio.timeout(self.deadline) as clock:
+                evaluation = await evaluate(
+                    self.environment,
+                    self.client,
+                    tasks=tasks,
+                    group_size=self.group_size,
+                    sampling=replace(self.sampling, seed=seed),
+                    concurrency=len(tasks) * self.group_size,
+                    retries=self.retries,
+                    on_trajectory=finished,
+                    done=done,
+                )
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            raise DeadlineError(self._overdue(running, len(tasks) * self.group_size)) from None
         rollouts = list(evaluation.trajectories)
         raise_bugs(rollouts)
         if all(t.failure is not None for t in rollouts):
@@ -71,6 +90,18 @@ class Collector:
                 f"all {len(rollouts)} rollouts of the step failed; the first: {_text(rollouts[0].failure)}"
             )
         return [rollouts[i : i + self.group_size] for i in range(0, len(rollouts), self.group_size)]
+
+    def _overdue(self, running: set[tuple[str, int]], rollouts: int) -> str:
+        waiting = first_few(sorted(task_id for task_id, _ in running))
+        return (
+            f"{len(running)} of the step's {rollouts} rollouts in {self.environment.name} were not done after "
+            f"{self.deadline:g} s, of the tasks {waiting}; the others are journaled. Look at what these wait for, "
+            "limit a rollout (Environment(timeout=…)), or raise step_timeout, and go on with resume=true"
+        )
+
+
+class DeadlineError(UpswingError):
+    """The rollouts of a step take longer than they may."""
 
 
 def raise_bugs(trajectories: Iterable[Trajectory]) -> None:

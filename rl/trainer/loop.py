@@ -71,13 +71,14 @@ async def reinforce(
                 check_finite(step + 1, metrics, (group[0].task.id for group in groups))
                 update_seconds = time.perf_counter() - started
                 version = step + 1
-                await publish(state.params, version)
                 speed = {
                     "sampled_tokens_per_s": observed["completion_tokens"] * sum(map(len, groups)) / seconds,
                     "trained_tokens_per_s": float((batch.segment_ids > 0).sum()) / update_seconds,
                     "packed": used_rows(batch),
                 }
+                # Before anything is awaited: an update that was made is also on record, whenever a cancellation comes.
                 on_step(version, groups, {**observed, **metrics, **speed})
+                await publish(state.params, version)
                 if checkpoints.due(version, steps):
                     checkpoints.save(state)
     finally:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import jax
 
-from envs.errors import UpswingError
+from envs.errors import UpswingError, first_few
 from rl.trainer.state import TrainState
 from rl.trainer.update import Update
 from rl.types import Batch
@@ -33,11 +33,9 @@ def check_finite(step: int, metrics: Mapping[str, float], tasks: Iterable[str]) 
     """Raises `NonFiniteError` when the update was refused, naming the step (from 1) and its tasks."""
     if not metrics["nonfinite"]:
         return
-    names = list(dict.fromkeys(tasks))
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     cause = "loss" if not math.isfinite(metrics["loss"]) else "gradient"
     raise NonFiniteError(
         f"update {step}: the {cause} is not finite (loss {metrics['loss']}, gradient norm {metrics['grad_norm']}); "
-        f"tasks: {shown}. The weights were left as they were and are checkpointed; lower optimizer.lr or look at these "
-        "tasks' rewards, then go on with resume=true"
+        f"tasks: {first_few(tasks)}. The weights were left as they were and are checkpointed; lower optimizer.lr or "
+        "look at these tasks' rewards, then go on with resume=true"
     )

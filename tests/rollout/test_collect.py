@@ -18,7 +18,7 @@ from envs import (
     load_environment,
     single_turn,
 )
-from rl.rollout.collect import Collector, EnvironmentBug
+from rl.rollout.collect import Collector, DeadlineError, EnvironmentBug
 
 TASKS = [Task.ask(f"t{i}", f"{i}+1", str(i + 1)) for i in range(3)]
 
@@ -107,6 +107,19 @@ async def test_a_harness_that_raises_is_an_error_to_show() -> None:
 
     with pytest.raises(EnvironmentBug, match="harness raised KeyError on task 't1': 'board'"):
         await Collector(replace(SUMS, harness=buggy), ScriptedClient(add), 1, Sampling()).collect(TASKS, 0)
+
+
+async def test_rollouts_that_never_end_are_named_and_the_others_are_kept() -> None:
+    async def script(messages: list[Message]) -> str:
+        if messages[0]["content"] == "1+1":
+            await asyncio.Event().wait()
+        return add(messages)
+
+    kept: list[Trajectory] = []
+    collector = Collector(SUMS, ScriptedClient(script), 2, Sampling(), deadline=0.2)
+    with pytest.raises(DeadlineError, match=r"2 of the step's 6 rollouts .* not done after 0.2 s, of the tasks t1;"):
+        await collector.collect(TASKS, 0, on_trajectory=kept.append)
+    assert sorted((t.task.id, t.sample) for t in kept) == [("t0", 0), ("t0", 1), ("t2", 0), ("t2", 1)]
 
 
 async def test_functions_that_judge_groups_see_whole_groups() -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rl.inference.sampler import DrawSettings, draw
+from rl.inference.sampler import Draw, DrawSettings, draw
 from rl.models.attention import masked_attention
 from rl.models.base import Attend, Block, Model, Params
 
@@ -32,6 +32,7 @@ class Slots(NamedTuple):
         positions: its position.
         remaining: tokens it may still draw; 0 is idle.
         stop_ids: tokens that end it, padded with -1.
+        stops_from: the position from which they may be drawn.
         settings: how it draws.
     """
 
@@ -39,6 +40,7 @@ class Slots(NamedTuple):
     positions: Int[Array, "S"]
     remaining: Int[Array, "S"]
     stop_ids: Int[Array, "S Z"]
+    stops_from: Int[Array, "S"]
     settings: DrawSettings
 
 
@@ -47,6 +49,7 @@ class Drawn(NamedTuple):
 
     tokens: Int[Array, "n S"]
     logprobs: Float[Array, "n S"]
+    plain_logprobs: Float[Array, "n S"]
     valid: Bool[Array, "n S"]
 
 
@@ -122,14 +125,14 @@ def make_prefill(model: Model) -> Callable[..., Cache]:
 
 
 def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[Cache, Slots, Drawn]]:
-    """`decode(params, cache, slots, truncate) -> (cache, slots, drawn)`: up to `tokens_per_dispatch` tokens per slot.
+    """`decode(params, cache, slots) -> (cache, slots, drawn)`: up to `tokens_per_dispatch` tokens per slot.
 
     Ends early once every slot is idle.
     """
 
     layers = layers_of(model)
 
-    def step(params: Params, cache: Cache, slots: Slots, truncate: bool) -> tuple[Cache, jax.Array, jax.Array]:
+    def step(params: Params, cache: Cache, slots: Slots) -> tuple[Cache, Draw]:
         S, T = slots.tokens.shape[0], cache.values[0].shape[2]
         rows = jnp.arange(S)
         rotations = model.rotations(slots.positions[:, None], T)
@@ -152,27 +155,28 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
             x, state, _ = layer.block(own, x, rotations[layer.rope], attend_within(layer.window), tuple(state))
             states.append(state)
         logits = jnp.einsum("SD,VD->SV", model.norm(params, x)[:, 0], model.head(params).astype(x.dtype))
-        drawn = draw(logits, slots.settings, slots.positions, truncate=truncate)
+        early = (slots.positions < slots.stops_from)[:, None] & (slots.stop_ids >= 0)
+        drawn = draw(logits, slots.settings, slots.positions, jnp.where(early, slots.stop_ids, model.config.vocab_size))
         keys, values = zip(*states, strict=True)
-        return Cache(keys, values), drawn.tokens, drawn.logprobs
+        return Cache(keys, values), drawn
 
-    def decode(params: Params, cache: Cache, slots: Slots, truncate: bool) -> tuple[Cache, Slots, Drawn]:
+    def decode(params: Params, cache: Cache, slots: Slots) -> tuple[Cache, Slots, Drawn]:
         S, n = slots.tokens.shape[0], tokens_per_dispatch
-        empty = Drawn(jnp.zeros((n, S), jnp.int32), jnp.zeros((n, S)), jnp.zeros((n, S), bool))
+        empty = Drawn(jnp.zeros((n, S), jnp.int32), jnp.zeros((n, S)), jnp.zeros((n, S)), jnp.zeros((n, S), bool))
 
         def body(carry: tuple[jax.Array, Cache, Slots, Drawn]) -> tuple[jax.Array, Cache, Slots, Drawn]:
             i, cache, slots, out = carry
             active = slots.remaining > 0
-            cache, tokens, logprobs = step(params, cache, slots, truncate)
-            stopped = (tokens[:, None] == slots.stop_ids).any(axis=1)
+            cache, drawn = step(params, cache, slots)
+            stopped = (drawn.tokens[:, None] == slots.stop_ids).any(axis=1)
             left = jnp.where(active & ~stopped, slots.remaining - 1, 0)
             slots = slots._replace(
-                tokens=jnp.where(active, tokens, slots.tokens),
+                tokens=jnp.where(active, drawn.tokens, slots.tokens),
                 # An idle slot keeps writing to its own last column; it must not run past the cache.
                 positions=slots.positions + (left > 0).astype(jnp.int32),
                 remaining=left,
             )
-            out = Drawn(out.tokens.at[i].set(tokens), out.logprobs.at[i].set(logprobs), out.valid.at[i].set(active))
+            out = Drawn(*(whole.at[i].set(new) for whole, new in zip(out, (*drawn, active), strict=True)))
             return i + 1, cache, slots, out
 
         def more(carry: tuple[jax.Array, Cache, Slots, Drawn]) -> jax.Array:

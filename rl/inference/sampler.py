@@ -1,104 +1,145 @@
-"""Drawing one token per row, and its log-probability under exactly the distribution it was drawn from."""
+"""Drawing one token per row, and its log-probability under exactly the distribution it was drawn from.
 
-from collections.abc import Callable
+What a row did not ask for costs nothing: truncation, biases and the second kind of log-probability stand behind
+conditions that the compiled program decides as it runs, so that there is one program for all kinds of sampling.
+"""
+
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from rl.inference.truncation import least_kept
+
 BLOCK = 32
+"""Tokens of the vocabulary that are first drawn together, as one."""
+
+MOST_BLOCKS = 512
+"""More blocks than this are drawn in blocks themselves: the sum up to each of n of them takes XLA's CPU backend n²."""
 
 
 class Draw(NamedTuple):
+    """The tokens, and their log-probabilities: as drawn, and under the model's own distribution."""
+
     tokens: Int[Array, "S"]
     logprobs: Float[Array, "S"]
+    plain_logprobs: Float[Array, "S"]
 
 
 class DrawSettings(NamedTuple):
-    """Per row. See `TokenSampling` for the meaning of each."""
+    """Per row. See `TokenSampling` for the meaning of each.
+
+    `bias_ids` are padded with V, which is no token.
+    """
 
     temperature: Float[Array, "S"]
     top_p: Float[Array, "S"]
     top_k: Int[Array, "S"]
+    min_p: Float[Array, "S"]
     seed: UInt32[Array, "S"]
+    bias_ids: Int[Array, "S M"]
+    biases: Float[Array, "S M"]
 
 
-def draw(logits: Float[Array, "S V"], settings: DrawSettings, positions: Int[Array, "S"], *, truncate: bool) -> Draw:
+def draw(
+    logits: Float[Array, "S V"],
+    settings: DrawSettings,
+    positions: Int[Array, "S"],
+    banned: Int[Array, "S Z"],
+) -> Draw:
     """Draws a token per row by inverting the cumulative distribution.
 
-    The two uniforms a row needs come from its own seed and position, so a draw does not depend on what else is in the
-    batch. Inversion is done in two steps (block of the vocabulary, then token within it), which needs no noise per
+    The uniforms a row needs come from its own seed and position, so a draw does not depend on what else is in the
+    batch. Inversion is done in steps (block of the vocabulary, then token within it), which needs no noise per
     vocabulary entry: Gumbel noise over 512 entries costs more here than a transformer layer.
 
     Args:
-        truncate: whether any row uses top-p or top-k (which cost 60 passes over the logits).
+        logits: the model's.
+        settings: how each row draws.
+        positions: of the token that follows the drawn one's predecessor; any number that differs from draw to draw.
+        banned: tokens that are not to be drawn, padded with V.
     """
+    V = logits.shape[1]
+    plain = logits.astype(jnp.float32)
+    adjusted = (settings.bias_ids < V).any(axis=1) | (banned < V).any(axis=1)
+    shifted = jax.lax.cond(adjusted.any(), _adjust, lambda x, *_: x, plain, settings, banned)
     greedy = settings.temperature <= 0
-    scaled = logits.astype(jnp.float32) / jnp.where(greedy, 1.0, settings.temperature)[:, None]
-    if truncate:
-        scaled = jnp.where(keep(scaled, settings.top_p, settings.top_k), scaled, -jnp.inf)
-    drawn = _invert(scaled, _uniforms(settings.seed, positions))
-    best = jnp.argmax(logits, axis=-1)
-    return Draw(jnp.where(greedy, best, drawn.tokens), jnp.where(greedy, 0.0, drawn.logprobs))
+    scaled = shifted / jnp.where(greedy, 1.0, settings.temperature)[:, None]
+    truncated = ~greedy & ((settings.top_p < 1) | (settings.top_k > 0) | (settings.min_p > 0))
+    least = jax.lax.cond(truncated.any(), _threshold, lambda x, _: jnp.full(x.shape[:1], -jnp.inf), scaled, settings)
+    tokens, logprobs = _drawn(shifted, jnp.where(scaled >= least[:, None], scaled, -jnp.inf), settings, positions)
+    own = adjusted | truncated | (settings.temperature != 1)
+    return Draw(tokens, logprobs, jax.lax.cond(own.any(), _plain_logprobs, _same, plain, tokens, logprobs, own))
 
 
-def keep(scaled: Float[Array, "S V"], top_p: Float[Array, "S"], top_k: Int[Array, "S"]) -> Array:
-    """Which tokens survive truncation `[S, V]`: among the `top_k` likeliest, and within the nucleus of `top_p`.
-
-    The nucleus (Holtzman et al. 2020, arXiv:1904.09751) is taken of what top-k left. The likeliest token always stays;
-    tokens tied with the last one kept stay too.
-
-    Both cuts are found by bisection over the bits of the logits, which needs no order among them: a sort of 64 rows of
-    512 took 7.5 ms here, as long as the decoder's whole step; this takes 1.
-    """
-    S, V = scaled.shape
-    rank = _ordinal(scaled)
-    limit = jnp.where(top_k > 0, top_k, V)
-    kth = _least(S, lambda t: (rank > t[:, None]).sum(axis=-1) < limit)
-    mass = jnp.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    mass = jnp.where(rank >= kth[:, None], mass, 0.0)
-    wanted = jnp.where(top_p >= 1.0, jnp.inf, top_p * mass.sum(axis=-1))
-    nucleus = _least(S, lambda t: jnp.where(rank > t[:, None], mass, 0.0).sum(axis=-1) < wanted)
-    return rank >= jnp.minimum(jnp.maximum(kth, nucleus), rank.max(axis=-1))[:, None]
+def _adjust(logits: Float[Array, "S V"], settings: DrawSettings, banned: Int[Array, "S Z"]) -> Float[Array, "S V"]:
+    row = jnp.arange(logits.shape[0])[:, None]
+    biased = logits.at[row, settings.bias_ids].add(settings.biases, mode="drop")
+    return biased.at[row, banned].set(-jnp.inf, mode="drop")
 
 
-def _ordinal(x: Float[Array, "S V"]) -> Int[Array, "S V"]:
-    """Integers in the order of the floats."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
-    return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
+def _threshold(scaled: Float[Array, "S V"], settings: DrawSettings) -> Float[Array, "S"]:
+    return least_kept(scaled, settings.top_p, settings.top_k, settings.min_p)
 
 
-def _least(rows: int, holds: Callable[[Int[Array, "S"]], Bool[Array, "S"]]) -> Int[Array, "S"]:
-    """Per row the least integer of which `holds` is true, given that it stays true above: a bisection, so exact."""
+def _drawn(
+    logits: Float[Array, "S V"], kept: Float[Array, "S V"], settings: DrawSettings, positions: Int[Array, "S"]
+) -> tuple[Int[Array, "S"], Float[Array, "S"]]:
+    """Draws from `kept`, or takes the likeliest of `logits` where a row is greedy; does only what some row needs."""
+    greedy = settings.temperature <= 0
 
-    def halve(_: jax.Array, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bracket
-        middle = (low & high) + ((low ^ high) >> 1)  # their mean, rounded down, without overflow
-        true = holds(middle)
-        return jnp.where(true, low, middle + 1), jnp.where(true, middle, high)
+    def sampled() -> tuple[jax.Array, jax.Array]:
+        return _invert(kept, _uniforms(settings.seed, positions, _steps(logits.shape[1])))
 
-    bracket = jnp.full(rows, -(2**31), jnp.int32), jnp.full(rows, 2**31 - 1, jnp.int32)
-    return jax.lax.fori_loop(0, 32, halve, bracket)[1]
+    def none() -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros(greedy.shape, jnp.int32), jnp.zeros(greedy.shape)
+
+    tokens, logprobs = jax.lax.cond((~greedy).any(), sampled, none)
+    best = jax.lax.cond(greedy.any(), lambda: jnp.argmax(logits, axis=-1).astype(jnp.int32), lambda: none()[0])
+    return jnp.where(greedy, best, tokens), jnp.where(greedy, 0.0, logprobs)
 
 
-def _uniforms(seed: UInt32[Array, "S"], positions: Int[Array, "S"]) -> Float[Array, "S 2"]:
+def _plain_logprobs(
+    logits: Float[Array, "S V"], tokens: Int[Array, "S"], logprobs: Float[Array, "S"], own: Bool[Array, "S"]
+) -> Float[Array, "S"]:
+    chosen = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
+    return jnp.where(own, chosen - jax.nn.logsumexp(logits, axis=1), logprobs)
+
+
+def _same(
+    logits: Float[Array, "S V"], tokens: Int[Array, "S"], logprobs: Float[Array, "S"], own: Bool[Array, "S"]
+) -> Float[Array, "S"]:
+    return logprobs
+
+
+def _steps(vocabulary: int) -> int:
+    return 2 if vocabulary <= BLOCK * MOST_BLOCKS else 3
+
+
+def _uniforms(seed: UInt32[Array, "S"], positions: Int[Array, "S"], count: int) -> Float[Array, "S count"]:
     def one(seed: jax.Array, position: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), position), (2,))
+        return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), position), (count,))
 
     return jax.vmap(one)(seed, positions)
 
 
-def _invert(scaled: Float[Array, "S V"], uniforms: Float[Array, "S 2"]) -> Draw:
+def _invert(scaled: Float[Array, "S V"], uniforms: Float[Array, "S n"]) -> tuple[Int[Array, "S"], Float[Array, "S"]]:
+    """One step per column of `uniforms`: a block, a block within it …, a token within that."""
     S, V = scaled.shape
-    padded = jnp.pad(scaled, ((0, 0), (0, -V % BLOCK)), constant_values=-jnp.inf)
-    mass = jnp.exp(padded - padded.max(axis=-1, keepdims=True)).reshape(S, -1, BLOCK)
-    per_block = mass.sum(axis=-1)
-    block = _first_above(per_block, uniforms[:, 0])
-    within = jnp.take_along_axis(mass, block[:, None, None], axis=1)[:, 0]
-    offset = _first_above(within, uniforms[:, 1])
-    chosen = jnp.take_along_axis(within, offset[:, None], axis=1)[:, 0]
-    return Draw(block * BLOCK + offset, jnp.log(chosen / per_block.sum(axis=-1)))
+    steps = uniforms.shape[1]
+    whole = BLOCK ** (steps - 1)
+    padded = jnp.pad(scaled, ((0, 0), (0, -V % whole)), constant_values=-jnp.inf)
+    mass = jnp.exp(padded - padded.max(axis=-1, keepdims=True))
+    levels = [mass]
+    for _ in range(steps - 1):
+        levels.append(levels[-1].reshape(S, -1, BLOCK).sum(axis=-1))
+    token = _first_above(levels[-1], uniforms[:, 0])
+    for step, level in enumerate(reversed(levels[:-1])):
+        within = jnp.take_along_axis(level.reshape(S, -1, BLOCK), token[:, None, None], axis=1)[:, 0]
+        token = token * BLOCK + _first_above(within, uniforms[:, step + 1])
+    chosen = jnp.take_along_axis(mass, token[:, None], axis=1)[:, 0]
+    return token, jnp.log(chosen / levels[-1].sum(axis=-1))
 
 
 def _first_above(mass: Float[Array, "S M"], uniform: Float[Array, "S"]) -> Int[Array, "S"]:

@@ -22,7 +22,7 @@ from envs import (
 )
 from envs.render import ByteRenderer
 from rl.data.pack import Segment, pack
-from rl.inference.engine import EngineError, Generation, TokenSampling
+from rl.inference.engine import EngineBusyError, EngineError, Generation, PauseMode, TokenSampling
 from rl.inference.jax_engine import JaxEngine
 from rl.metrics import CompileCounter
 from rl.models.base import Model, Params
@@ -198,8 +198,8 @@ async def test_stop_tokens_end_a_completion_and_are_part_of_it(engine: JaxEngine
     end = free.ids.index(stop) + 1
     stopped = await engine.generate(PROMPT, TokenSampling(max_tokens=12, seed=1, stop_ids=(263, stop)))
     assert (stopped.ids, stopped.logprobs, stopped.finish_reason) == (free.ids[:end], free.logprobs[:end], "stop")
-    with pytest.raises(ValueError, match="5 stop ids; at most 4 fit"):
-        await engine.generate(PROMPT, TokenSampling(stop_ids=(1, 2, 3, 4, 5)))
+    with pytest.raises(ValueError, match="9 stop ids; at most 8 fit"):
+        await engine.generate(PROMPT, TokenSampling(stop_ids=tuple(range(9))))
 
 
 async def test_greedy_takes_the_likeliest_every_time(engine: JaxEngine, params: Params, score) -> None:
@@ -208,11 +208,132 @@ async def test_greedy_takes_the_likeliest_every_time(engine: JaxEngine, params: 
     assert greedy.logprobs == [0.0] * 6
     # Eight candidates for the last token, with the one it drew among them: none scores better.
     last = [greedy.ids[-1], *(i for i in range(0, 264, 37) if i != greedy.ids[-1])][:8]
-    batch = batch_of([[*PROMPT, *greedy.ids[:-1]]] * 8, [Generation([i], [0.0], [0], "length") for i in last])
+    batch = batch_of([[*PROMPT, *greedy.ids[:-1]]] * 8, [Generation([i], [0.0], [0.0], [0], "length") for i in last])
     scores = dict(
         zip(batch.tokens[batch.mask].tolist(), score(params, batch, 1.0).logprobs[batch.mask].tolist(), strict=True)
     )
     assert max(scores, key=scores.__getitem__) == greedy.ids[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"temperature": -1.0}, "temperature is -1.0; expected 0 or more"),
+        ({"top_p": 1.5}, "top_p is 1.5; expected 0 … 1"),
+        ({"top_k": -1}, "top_k is -1; expected 0 or more"),
+        ({"min_p": 2.0}, "min_p is 2.0; expected 0 … 1"),
+        ({"max_tokens": 0}, "max_tokens is 0; expected 1 or more"),
+        ({"max_tokens": 4, "min_tokens": 5}, r"min_tokens is 5; expected 0 … max_tokens \(4\)"),
+        ({"stop_ids": (264,)}, "token 264 in stop_ids or logit_bias; the vocabulary has 0 … 263"),
+        ({"logit_bias": dict.fromkeys(range(65), 1.0)}, "logit_bias has 65 tokens; at most 64 fit"),
+        ({"stop": ("x",)}, r"stop strings \['x'\] were asked for, but this engine knows no text: give it text_of="),
+    ],
+)
+async def test_sampling_that_cannot_be_done_is_refused(engine: JaxEngine, given: dict, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        await engine.generate(PROMPT, TokenSampling(**given))
+
+
+async def test_before_min_tokens_no_stop_is_drawn(engine: JaxEngine, params: Params, score) -> None:
+    free = await engine.generate(PROMPT, TokenSampling(max_tokens=12, seed=1))
+    early, late = free.ids[2], free.ids[9]
+    assert early not in free.ids[:2] and late not in free.ids[:9]
+    waits = await engine.generate(PROMPT, TokenSampling(max_tokens=12, min_tokens=5, stop_ids=(early,), seed=1))
+    assert waits.ids[:2] == free.ids[:2] and early not in waits.ids[:5] and len(waits.ids) >= 5
+    exact = await engine.generate(PROMPT, TokenSampling(max_tokens=12, min_tokens=2, stop_ids=(early,), seed=1))
+    assert (exact.ids, exact.finish_reason, exact.stopped_by) == (free.ids[:3], "stop", early)
+    done = await engine.generate(PROMPT, TokenSampling(max_tokens=12, min_tokens=3, stop_ids=(late,), seed=1))
+    assert (len(done.ids), done.stopped_by) == (10, late)
+
+
+async def test_a_bias_draws_and_the_plain_logprobs_do_not_know_it(engine: JaxEngine, params: Params, score) -> None:
+    biased = await engine.generate(PROMPT, TokenSampling(max_tokens=8, logit_bias={7: 100.0}, temperature=0.7, seed=1))
+    assert biased.ids == [7] * 8
+    np.testing.assert_allclose(biased.logprobs, 0.0, atol=1e-6)
+    batch = batch_of([PROMPT], [biased])
+    recomputed = np.asarray(score(params, batch, 1.0).logprobs)[batch.mask]
+    np.testing.assert_allclose(biased.plain_logprobs, recomputed, atol=1e-5)
+    assert recomputed.max() < -1
+
+
+async def test_plain_logprobs_are_under_temperature_1(engine: JaxEngine, params: Params, score) -> None:
+    cold = await engine.generate(PROMPT, TokenSampling(0.5, top_k=20, max_tokens=20, seed=2))
+    batch = batch_of([PROMPT], [cold])
+    recomputed = np.asarray(score(params, batch, 1.0).logprobs)[batch.mask]
+    np.testing.assert_allclose(cold.plain_logprobs, recomputed, atol=1e-5)
+    assert np.mean(cold.logprobs) > np.mean(cold.plain_logprobs) + 1
+    plain = await engine.generate(PROMPT, TokenSampling(max_tokens=4, seed=2))
+    assert plain.plain_logprobs == plain.logprobs
+
+
+async def test_a_stop_text_ends_with_the_token_that_completes_it(model: Model, params: Params) -> None:
+    engine = JaxEngine(
+        model, params, slots=2, tokens_per_dispatch=4, text_of=lambda ids: "".join(f"<{i}>" for i in ids)
+    )
+    try:
+        free = await engine.generate(PROMPT, TokenSampling(max_tokens=12, seed=1))
+        text = f"{free.ids[4]}><{free.ids[5]}"
+        stopped = await engine.generate(PROMPT, TokenSampling(max_tokens=12, stop=("zz", text), seed=1))
+        assert (stopped.ids, stopped.finish_reason, stopped.stopped_by) == (free.ids[:6], "stop", text)
+        assert len(stopped.logprobs) == len(stopped.plain_logprobs) == len(stopped.versions) == 6
+        later = await engine.generate(PROMPT, TokenSampling(max_tokens=12, stop=(text,), min_tokens=6, seed=1))
+        assert later.ids == free.ids
+        with pytest.raises(ValueError, match="a stop string is empty"):
+            await engine.generate(PROMPT, TokenSampling(stop=("",)))
+    finally:
+        await engine.close()
+
+
+async def test_a_stream_tells_the_same_in_pieces(engine: JaxEngine) -> None:
+    sampling = TokenSampling(max_tokens=10, seed=4)
+    whole = await engine.generate(PROMPT, sampling)
+    pieces = [piece async for piece in engine.stream(PROMPT, sampling)]
+    assert [len(piece.ids) for piece in pieces] == [4, 4, 2]
+    assert [piece.finish_reason for piece in pieces] == [None, None, "length"]
+    for name in ("ids", "logprobs", "plain_logprobs", "versions"):
+        assert [x for piece in pieces for x in getattr(piece, name)] == getattr(whole, name)
+
+
+async def test_a_stream_that_is_closed_gives_its_slot_back(engine: JaxEngine) -> None:
+    async for _ in (stream := engine.stream(PROMPT, TokenSampling(max_tokens=40))):
+        break
+    await stream.aclose()
+    await engine.generate(PROMPT, TokenSampling(max_tokens=1))
+    assert not any(any(lane.running) for lane in engine._lanes)
+
+
+async def test_abort_ends_a_request_with_what_it_has(engine: JaxEngine) -> None:
+    sampling = TokenSampling(max_tokens=40, seed=5)
+    whole = await engine.generate(PROMPT, sampling)
+    tasks = [asyncio.create_task(engine.generate(PROMPT, sampling, request_id=f"r{i}")) for i in range(10)]
+    stream = engine.stream(PROMPT, sampling, request_id="streamed")
+    await engine.abort("nobody knows")
+    await turns_of_the_loop()
+    await engine.abort("r1")
+    await engine.abort("r9")  # waits for a slot
+    ended, never = await soon(tasks[1]), await soon(tasks[9])
+    assert ended.finish_reason == never.finish_reason == "abort"
+    assert 0 < len(ended.ids) < 40 and ended.ids == whole.ids[: len(ended.ids)]
+    assert never.ids == [] and [t.done() for t in tasks] == [i in (1, 9) for i in range(10)]
+    pieces = [await anext(stream)]
+    await engine.abort()
+    pieces += [piece async for piece in stream]
+    assert pieces[-1].finish_reason == "abort"
+    rest = await asyncio.gather(*tasks)
+    assert {g.finish_reason for g in rest[2:9]} <= {"abort", "length"}
+    assert await engine.generate(PROMPT, sampling) == whole
+
+
+async def test_a_full_queue_refuses(model: Model, params: Params) -> None:
+    engine = JaxEngine(model, params, slots=2, max_waiting=3)
+    await engine.pause()
+    waiting = [asyncio.create_task(engine.generate(PROMPT, TokenSampling(max_tokens=2))) for _ in range(3)]
+    await turns_of_the_loop()
+    with pytest.raises(EngineBusyError, match="3 requests wait for a slot already; try again later"):
+        await engine.generate(PROMPT, TokenSampling())
+    await engine.resume()
+    assert [len(g.ids) for g in await asyncio.gather(*waiting)] == [2, 2, 2]
+    await engine.close()
 
 
 async def test_new_weights_draw_the_tokens_that_follow(
@@ -246,6 +367,41 @@ async def test_weights_are_the_engines_own(engine: JaxEngine, params: Params, mo
     for leaf in jax.tree.leaves(lent):
         leaf.delete()  # as the next update does with the state it is given
     assert await engine.generate(PROMPT, TokenSampling(max_tokens=4)) == before
+
+
+async def test_pausing_to_abort_ends_all_and_new_ones_wait(engine: JaxEngine) -> None:
+    tasks = [asyncio.create_task(engine.generate(PROMPT, TokenSampling(max_tokens=40))) for _ in range(10)]
+    await turns_of_the_loop()
+    await engine.pause("abort")
+    done = await asyncio.wait_for(asyncio.gather(*tasks), 60)
+    assert {g.finish_reason for g in done} == {"abort"} and [len(g.ids) for g in done[8:]] == [0, 0]
+    new = asyncio.create_task(engine.generate(PROMPT, TokenSampling(max_tokens=4)))
+    await turns_of_the_loop()
+    assert not new.done()
+    await engine.resume()
+    assert (await soon(new)).finish_reason == "length"
+
+
+@pytest.mark.parametrize("mode", ["in_place", "retract"])
+async def test_weights_that_change_in_a_pause(
+    engine: JaxEngine, params: Params, other_params: Params, score, mode: PauseMode
+) -> None:
+    running = asyncio.create_task(engine.generate(PROMPT, TokenSampling(max_tokens=40, seed=5)))
+    await turns_of_the_loop()
+    try:
+        await engine.pause(mode)
+        await engine.load_weights(other_params, 7)
+        await engine.resume()
+        mixed = await soon(running)
+    finally:
+        await engine.load_weights(params, 0)
+    switch = mixed.versions.index(7)
+    assert 0 < switch < 40 and mixed.versions == [0] * switch + [7] * (40 - switch)
+    batch = batch_of([PROMPT], [mixed])
+    recomputed = np.asarray(score(other_params, batch, 1.0).logprobs)[batch.mask]
+    error = np.abs(batch.behaviour_logprobs[batch.mask] - recomputed)[switch:].max()
+    # Read anew, the cache is the new weights' own; in place, it stays the old ones'.
+    assert error < 1e-5 if mode == "retract" else error > 1e-3
 
 
 async def test_paused_requests_wait(engine: JaxEngine, params: Params) -> None:

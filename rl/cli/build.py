@@ -122,6 +122,7 @@ def make_engine(config: InferenceConfig, policy: Policy) -> JaxEngine:
             slots=config.slots,
             context=config.context,
             tokens_per_dispatch=config.tokens_per_dispatch,
+            text_of=policy.renderer.text,
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from rl.inference.decode import Drawn, new_cache
+from rl.inference.decode import Cache, Drawn, Slots, new_cache
 from rl.inference.requests import Request, TextOf
 from rl.inference.slots import idle_slots, occupy, vacate
 from rl.models.base import Model, Params
@@ -37,8 +37,8 @@ class Lane:
         max_stop_ids: int,
         max_biases: int,
         prefill_batch: int,
-        prefill: Callable[..., object],
-        decode: Callable[..., object],
+        prefill: Callable[..., Cache],
+        decode: Callable[..., tuple[Cache, Slots, Drawn]],
     ) -> None:
         self._vocabulary = model.config.vocab_size
         self._context = context
@@ -79,7 +79,7 @@ class Lane:
             for start in range(0, len(prompts), self._prefill_batch):
                 self._read_prompts(params, bucket, prompts[start : start + self._prefill_batch])
         self.unread.clear()
-        self._cache, slots, drawn = self._decode(params, self._cache, self._slots)  # type: ignore[misc]
+        self._cache, slots, drawn = self._decode(params, self._cache, self._slots)
         self._slots = jax.tree.map(np.array, slots)
         host: Drawn = jax.tree.map(np.asarray, drawn)
         return host
@@ -121,7 +121,7 @@ class Lane:
             for slot in self.unread[prompt]:
                 slots[filled], sources[filled] = slot, row
                 filled += 1
-        self._cache = self._prefill(params, self._cache, tokens, slots, sources)  # type: ignore[assignment]
+        self._cache = self._prefill(params, self._cache, tokens, slots, sources)
 
 
 def _bucket(length: int, context: int) -> int:

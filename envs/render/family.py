@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,7 @@ class FamilyRenderer:
         self.family = family
         self._tokenizer = tokenizer
         self._inner, self.template_options = _create(tokenizer, family, settings)
-        # Harmony's history leaves out what was thought; a demonstration shows it.
-        speaks_in_full = family == "gpt-oss" and "thinking_retention" not in settings
-        self._speaker = (
-            _create(tokenizer, family, {**settings, "auto_drop_analysis": False})[0] if speaks_in_full else self._inner
-        )
+        self._settings = settings
         self.vocab_size = tokenizer.vocab_size
         self.stop_ids: tuple[int, ...] = tuple(self._inner.get_stop_token_ids())
         self._asked: list[int] = self._inner.render_ids([dict(_ASK)])
@@ -88,11 +85,21 @@ class FamilyRenderer:
             return None
         return list(bridge.token_ids)
 
+    @cached_property
+    def _speaker(self) -> Any:
+        """What writes demonstrations: Harmony's history leaves out what was thought, a demonstration shows it."""
+        if self.family != "gpt-oss" or "thinking_retention" in self._settings:
+            return self._inner
+        return _create(self._tokenizer, self.family, {**self._settings, "auto_drop_analysis": False})[0]
+
     def answer(self, message: Message) -> list[int]:
         said = self._speaker.render_ids(_plain([_ASK, message]))
         begun = [*self._asked, *self._opening]
+        rest = self.text(said).removeprefix(self.text(begun))
         if said[: len(begun)] == begun:
             written = said[len(begun) :]
+        elif rest != self.text(said):  # one token stands across the end of the prompt, where a model cannot write it
+            written = self._tokenizer.encode(rest)
         elif self.family == "gpt-oss":  # the prompt has begun a thought: an answer without one ends it at once
             written = [self._tokenizer.convert_tokens_to_ids("<|end|>"), *said[len(self._asked) :]]
         else:
@@ -111,12 +118,13 @@ class FamilyRenderer:
         except _UNREADABLE:  # then it is text
             return {"role": "assistant", "content": self.text(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)}
         calls = [
-            make_call(number, call.name, call.raw if call.arguments is None else call.arguments)
+            make_call(number, call.name, call.arguments if call.name and call.arguments is not None else call.raw)
             for number, call in enumerate(found.tool_calls)
         ]
-        message: Message = {"role": "assistant", "content": found.content or (None if calls else "")}
-        if found.reasoning_content:
-            message["reasoning_content"] = found.reasoning_content
+        content, thought = found.content.lstrip("\n"), (found.reasoning_content or "").strip()
+        message: Message = {"role": "assistant", "content": content or (None if calls else "")}
+        if thought:
+            message["reasoning_content"] = thought
         if calls:
             message["tool_calls"] = calls
         return message
@@ -167,13 +175,14 @@ def _harmony_vocabulary(tokenizer: Tokenizer, family: str) -> Iterator[None]:
 
 def _tiktoken_file(tokenizer: Tokenizer) -> bytes:
     """A byte-level vocabulary in tiktoken's form: a line of base64 and id per token, special tokens left out."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    spelled = {chr(byte): byte for byte in printable}
-    spelled |= {chr(256 + i): byte for i, byte in enumerate(b for b in range(256) if b not in printable)}
+    shown = {*range(33, 127), *range(161, 173), *range(174, 256)}  # the other bytes stand for themselves plus something
+    letters = {256 + i: byte for i, byte in enumerate(byte for byte in range(256) if byte not in shown)}
     special = tokenizer.backend.get_added_tokens_decoder()
-    ids = tokenizer.backend.get_vocab(with_added_tokens=False).items()
-    words = sorted((index, bytes(spelled[c] for c in token)) for token, index in ids if index not in special)
-    return b"".join(base64.b64encode(word) + b" %d\n" % index for index, word in words)
+    words = {index: word for word, index in tokenizer.backend.get_vocab(with_added_tokens=False).items()}
+    return b"".join(
+        base64.b64encode(words[index].translate(letters).encode("latin-1")) + b" %d\n" % index
+        for index in sorted(words.keys() - special.keys())
+    )
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:

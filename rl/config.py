@@ -173,6 +173,33 @@ class EvalSamplingConfig:
 
 
 @dataclass
+class ChatSamplingConfig:
+    """Tokens drawn during `rl chat`."""
+
+    temperature: float = 0.7  # 0 = greedy
+    top_p: float = 0.95  # 1 = all tokens
+    top_k: int = 0  # 0 = all tokens
+    max_tokens: int = 512  # per answer
+
+
+@dataclass
+class ChatConfig:
+    """`rl chat`: one model, one conversation."""
+
+    prompt: str | None = None  # one question, one answer; None: a conversation
+    system: str | None = None  # what the conversation begins with
+    client: ClientConfig = field(default_factory=ClientConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)  # for client=engine
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)  # for client=engine
+    inference: InferenceConfig = field(
+        default_factory=lambda: InferenceConfig(slots=1, tokens_per_dispatch=1)
+    )  # for client=engine
+    sampling: ChatSamplingConfig = field(default_factory=ChatSamplingConfig)
+    run: str | None = None  # for client=engine: a run directory whose model, with its newest weights, answers
+    seed: int = 0
+
+
+@dataclass
 class EvalRunConfig:
     """`rl eval`: one environment, one model, one table."""
 

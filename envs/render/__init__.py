@@ -3,5 +3,6 @@
 from envs.render.base import Renderer
 from envs.render.byte import ByteRenderer
 from envs.render.load import load_renderer
+from envs.render.stream import TextStream
 
-__all__ = ["ByteRenderer", "Renderer", "load_renderer"]
+__all__ = ["ByteRenderer", "Renderer", "TextStream", "load_renderer"]

@@ -131,7 +131,7 @@ async def make_client(config: EvalRunConfig) -> tuple[Client, str]:
     if config.client.name not in CLIENTS:
         raise unknown_name("client.name", config.client.name, CLIENTS)
     if config.client.name == "openai":
-        return await _openai(config.client)
+        return await make_openai_client(config.client)
     model = model_of_run(Path(config.run)) if config.run is not None else config.model
     policy = make_policy(model, config.hardware, config.seed)
     return EngineClient(
@@ -151,7 +151,8 @@ def model_of_run(run: Path) -> ModelConfig:
     return ModelConfig(**{**yaml.safe_load(path.read_text("utf-8"))["model"], "checkpoint": str(run)})
 
 
-async def _openai(config: ClientConfig) -> tuple[Client, str]:
+async def make_openai_client(config: ClientConfig) -> tuple[Client, str]:
+    """A client of the server that `client.base_url` names, which was seen to answer, and the model's name there."""
     from envs.clients.openai import OpenAIClient
 
     if not config.base_url or not config.model:

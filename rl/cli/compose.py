@@ -11,11 +11,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl.cli.conf import CONF
 from rl.cli.explain import explained
-from rl.config import EvalRunConfig, SftConfig, TrainConfig
+from rl.config import ChatConfig, EvalRunConfig, SftConfig, TrainConfig
 
 T = TypeVar("T")
 
-SCHEMAS: dict[str, type[Any]] = {"train": TrainConfig, "sft": SftConfig, "eval": EvalRunConfig}
+SCHEMAS: dict[str, type[Any]] = {
+    "train": TrainConfig,
+    "sft": SftConfig,
+    "eval": EvalRunConfig,
+    "chat": ChatConfig,
+}
 """The root configs and the dataclass that each must fit."""
 
 
@@ -30,7 +35,7 @@ def compose(verb: str, overrides: Sequence[str]) -> Composed[Any]:
     """The config of one run.
 
     Args:
-        verb: a root config: "train", "sft" or "eval".
+        verb: a root config: "train", "sft", "eval" or "chat".
         overrides: the settings of the command line, in Hydra's grammar.
 
     Raises:

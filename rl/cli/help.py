@@ -6,12 +6,13 @@ from typing import Any
 
 from rl.cli import conf
 from rl.cli.launch import FLAGS
-from rl.config import EvalRunConfig, SftConfig, TrainConfig
+from rl.config import ChatConfig, EvalRunConfig, SftConfig, TrainConfig
 
 PAGES = {
     "train": (TrainConfig, "Warm start, evaluate, reinforce, evaluate: one run directory with everything in it."),
     "sft": (SftConfig, "Supervised training on the demonstrations of an environment."),
     "eval": (EvalRunConfig, "Evaluate a model in an environment: our own engine, or any OpenAI-compatible server."),
+    "chat": (ChatConfig, "Talk to a model in the terminal. Ctrl-C stops an answer, Ctrl-D leaves."),
 }
 
 EXAMPLES = {
@@ -29,6 +30,11 @@ EXAMPLES = {
     "eval": """\
         rl eval env=reverse_text run=runs/NAME
         rl eval env=wordle client=openai client.base_url=http://localhost:30000/v1 client.model=qwen tasks=50
+        """,
+    "chat": """\
+        rl chat run=runs/NAME
+        rl chat run=runs/NAME prompt="Reverse: hello" sampling.temperature=0
+        rl chat client=openai client.base_url=http://localhost:30000/v1 client.model=qwen
         """,
 }
 
@@ -76,6 +82,19 @@ KNOBS = {  # key -> what it is, with its unit
         "tasks": "how many; null takes all",
         "samples": "rollouts per task",
         "split": "eval or train",
+        "seed": "decides everything random",
+    },
+    "chat": {
+        "prompt": "one question, one answer; null begins a conversation",
+        "system": "what the conversation begins with",
+        "run": "folder of a run whose newest weights answer",
+        "client.base_url": "address of a server, ending in /v1",
+        "client.model": "the name the server knows the model by",
+        "client.api_key_env": "environment variable that holds the key",
+        "sampling.temperature": "divides the logits; 0 is greedy",
+        "sampling.top_p": "keeps the likeliest tokens of this total probability",
+        "sampling.max_tokens": "tokens per answer, at most",
+        "inference.context": "tokens a conversation may have; null takes the model's context",
         "seed": "decides everything random",
     },
 }

@@ -3,9 +3,12 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from envs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rl.cli.compose import Composed
 
 FLAGS = """\
   -m, --multirun   run every combination of the values that are separated by commas
@@ -26,31 +29,46 @@ def launch(verb: str, arguments: Sequence[str]) -> int:
         The exit code.
     """
     flags = parse(verb, arguments)
+    if flags.multirun and not flags.help:
+        from rl.cli.sweep import sweep
+
+        return sweep(verb, settings_of(flags))
+    composed = composed_or_shown(verb, flags)
+    if composed is not None:
+        experiment(verb)(*composed)
+    return 0
+
+
+def composed_or_shown(verb: str, flags: argparse.Namespace) -> "Composed[Any] | None":
+    """The config that the command line asks for; None if it only asked to see the config or the help page."""
     if flags.help:
         from rl.cli.help import experiment_help
 
         print(experiment_help(verb), end="")
-        return 0
+        return None
 
+    from rl.cli.compose import compose
+
+    composed = compose(verb, settings_of(flags))
+    if flags.cfg:
+        print(composed.text, end="")
+        return None
+    return composed
+
+
+def settings_of(flags: argparse.Namespace) -> list[str]:
+    """The overrides of a command line, looked over.
+
+    Raises:
+        ConfigError: see `rl.cli.overrides.check`.
+    """
     from rl.cli import overrides
 
     settings = overrides.without_end_slashes(flags.overrides)
     if flags.config_dir is not None:
         settings.append(overrides.search_in(flags.config_dir))
     overrides.check(settings, multirun=flags.multirun)
-    if flags.multirun:
-        from rl.cli.sweep import sweep
-
-        return sweep(verb, settings)
-
-    from rl.cli.compose import compose
-
-    config, text = compose(verb, settings)
-    if flags.cfg:
-        print(text, end="")
-    else:
-        experiment(verb)(config, text)
-    return 0
+    return settings
 
 
 def experiment(verb: str) -> Callable[[Any, str], Path]:

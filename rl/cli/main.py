@@ -15,6 +15,7 @@ VERBS = {  # name -> (module with `run(arguments) -> exit code`, what it does)
     "train": ("rl.cli.train", "warm start, evaluate, reinforce, evaluate"),
     "sft": ("rl.cli.sft", "supervised training on an environment's demonstrations"),
     "eval": ("rl.cli.eval", "evaluate a model in an environment"),
+    "chat": ("rl.cli.chat", "talk to a model in the terminal"),
     "report": ("rl.cli.report", "write the report of a run or a sweep"),
     "envs": ("rl.cli.envs", "list the environments, or describe one"),
 }
@@ -31,6 +32,7 @@ examples:
   rl train env=wordle algorithm=rloo optimizer.lr=1e-4
   rl train -m algorithm=grpo,rloo seed=1,2,3
   rl eval env=wordle client=openai client.base_url=http://localhost:30000/v1 client.model=qwen
+  rl chat run=runs/NAME prompt="Reverse: hello"
   rl report runs/NAME
   rl envs wordle
 

@@ -12,7 +12,7 @@ from envs.resolve import list_environments
 from rl.cli import conf
 from rl.cli.compose import SCHEMAS, compose
 from rl.cli.help import defaults
-from rl.config import EvalRunConfig, SftConfig, TrainConfig
+from rl.config import TrainConfig
 
 CHOICES = [(group, option) for group in conf.groups() for option in conf.options(group)]
 
@@ -30,10 +30,10 @@ def verb_with(group: str) -> str:
 
 
 def test_every_root_config_has_a_schema() -> None:
-    assert set(conf.roots()) == set(SCHEMAS) == {"train", "sft", "eval"}
+    assert set(conf.roots()) == set(SCHEMAS) == {"train", "sft", "eval", "chat"}
 
 
-@pytest.mark.parametrize(("verb", "kind"), [("train", TrainConfig), ("sft", SftConfig), ("eval", EvalRunConfig)])
+@pytest.mark.parametrize(("verb", "kind"), list(SCHEMAS.items()))
 def test_a_root_composes_into_its_dataclass(verb: str, kind: type) -> None:
     config, text = compose(verb, [])
     assert type(config) is kind

@@ -69,7 +69,7 @@ def test_every_bundled_environment_is_a_choice() -> None:
 @pytest.mark.parametrize("verb", list(SCHEMAS))
 @pytest.mark.parametrize("option", conf.options("env"))
 def test_a_composed_config_stays_below_eighty_keys(verb: str, option: str) -> None:
-    _, text = compose(verb, [f"env={option}"])
+    _, text = compose(verb, [f"env={option}"] if "env" in defaults(verb) else [])
     assert len(list(leaves(yaml.safe_load(text)))) < 80
 
 

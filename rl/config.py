@@ -38,6 +38,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    expert_bias_rate: float = 0.0  # moves the biases that balance experts (GLM); 0 leaves them as they are
 
 
 @dataclass

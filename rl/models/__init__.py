@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-from rl.models import llama, qwen2, qwen3
+from rl.models import gemma3, glm4_moe, gpt_oss, llama, qwen2, qwen3, qwen3_moe
 from rl.models.family import Family
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (llama.FAMILY, qwen2.FAMILY, qwen3.FAMILY)}
+FAMILIES: Mapping[str, Family] = {
+    module.FAMILY.name: module.FAMILY for module in (llama, qwen2, qwen3, qwen3_moe, gemma3, glm4_moe, gpt_oss)
+}

@@ -108,10 +108,10 @@ def hidden_states(
     segment_ids: Int[Array, "R L"],
     *,
     remat: bool = False,
-) -> tuple[Float[Array, "R L D"], Observed]:
+) -> tuple[Float[Array, "R L D"], dict[str, Observed]]:
     """Runs packed rows through all layers; a token sees earlier tokens of its own segment only.
 
-    Also returned is what the blocks observed, stacked over the layers that observe it: for a mixture of experts
+    Also returned is what the blocks of each stack observed, stacked over its layers: for a mixture of experts
     `experts [layers, R, L, k]`.
 
     Args:
@@ -122,12 +122,10 @@ def hidden_states(
     attend_of = packed_attention(segment_ids)
     rotations = model.rotations(positions, tokens.shape[1])
     x = model.embed(params, tokens)
-    observed: dict[str, list[jax.Array]] = {}
+    observed: dict[str, Observed] = {}
     for stack in model.stacks:
-        x, seen = _run_stack(model.config, stack, params[stack.name], x, rotations, attend_of, remat)
-        for name, value in seen.items():
-            observed.setdefault(name, []).append(value)
-    return model.norm(params, x), {name: jnp.concatenate(values) for name, values in observed.items()}
+        x, observed[stack.name] = _run_stack(model.config, stack, params[stack.name], x, rotations, attend_of, remat)
+    return model.norm(params, x), observed
 
 
 def _run_stack(

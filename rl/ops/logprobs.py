@@ -1,5 +1,6 @@
 """Log-probabilities of given tokens, without ever holding `[tokens, vocabulary]` in memory."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -8,10 +9,14 @@ from jaxtyping import Array, Float, Int
 
 
 class TokenScores(NamedTuple):
-    """Per token: the log-probability of the target, and the entropy of the distribution it is judged by (nats)."""
+    """Per token: the log-probability of the target, and the entropy of the distribution it is judged by (nats).
+
+    A model with experts tells beside them how many tokens it gave to each, `[layers, experts]` per stack of layers.
+    """
 
     logprobs: Float[Array, "T"]
     entropy: Float[Array, "T"]
+    expert_loads: Mapping[str, Float[Array, "layers E"]] = {}  # noqa: RUF012  nobody writes into it
 
 
 def token_scores(
@@ -52,4 +57,4 @@ def token_scores(
     x = jnp.pad(hidden, ((0, padding), (0, 0))).reshape(-1, chunk, hidden.shape[1])
     y = jnp.pad(targets, (0, padding)).reshape(-1, chunk)
     _, scores = jax.lax.scan(lambda carry, xy: (carry, jax.checkpoint(score)(*xy)), None, (x, y))
-    return TokenScores(*(value.reshape(-1)[:tokens] for value in scores))
+    return jax.tree.map(lambda value: value.reshape(-1)[:tokens], scores)

@@ -38,6 +38,9 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
 def parameter_shardings(mesh: Mesh, axes: Params, rules: Rules) -> Params:
     """A sharding per parameter from its logical axes (`Model.axes`).
 
+    A mesh axis splits one axis of an array at most: the first that asks for it. So experts and width may lie on the
+    same mesh axis, and a parameter without experts is split by its width.
+
     Raises:
         ConfigError: for a rule that names a mesh axis that does not exist.
     """
@@ -47,7 +50,8 @@ def parameter_shardings(mesh: Mesh, axes: Params, rules: Rules) -> Params:
             raise ConfigError(f"hardware.rules.{logical} is '{axis}', which is no axis of the mesh; known: {known}")
 
     def sharding(logical: tuple[str, ...]) -> NamedSharding:
-        return NamedSharding(mesh, PartitionSpec(*(rules.get(name) for name in logical)))
+        wanted = [rules.get(name) for name in logical]
+        return NamedSharding(mesh, PartitionSpec(*(a if a not in wanted[:i] else None for i, a in enumerate(wanted))))
 
     return jax.tree.map(sharding, axes, is_leaf=lambda x: isinstance(x, tuple))
 

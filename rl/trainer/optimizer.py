@@ -1,7 +1,7 @@
 """Optimizers whose every number is traced: the transformation is rebuilt from `hyper` inside the compiled update."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     max_grad_norm: float = 1.0,
+    expert_bias_rate: float = 0.0,
     *,
     steps: int,
 ) -> Optimizer:
@@ -43,8 +44,10 @@ def adamw(
         b1: decay of the first moment.
         b2: decay of the second moment.
         eps: added to the root of the second moment.
-        weight_decay: per update, times the learning rate; norm scales are not decayed.
+        weight_decay: per update, times the learning rate; norm scales and balancing biases are not decayed.
         max_grad_norm: gradients with a larger global norm are scaled down to it.
+        expert_bias_rate: by how much an update moves the biases that balance the load of experts, where a model has
+            them (DeepSeek-V3 took 1e-3); AdamW itself leaves them alone.
         steps: updates in the whole run.
 
     Raises:
@@ -79,9 +82,14 @@ def adamw(
         "eps": eps,
         "weight_decay": weight_decay,
         "max_grad_norm": max_grad_norm,
+        "expert_bias_rate": expert_bias_rate,
     }
     return Optimizer(transform, rate, hyper)
 
 
 def _decayed(params: optax.Params) -> optax.Params:
-    return jax.tree_util.tree_map_with_path(lambda path, _: "scale" not in jax.tree_util.keystr(path), params)
+    def decays(path: Any, _: jax.Array) -> bool:
+        name = jax.tree_util.keystr(path)
+        return "scale" not in name and "load_bias" not in name
+
+    return jax.tree_util.tree_map_with_path(decays, params)

@@ -1,6 +1,7 @@
 """The one way a `TrainState` changes: a compiled, pure `update(state, batch, hyper) -> (state, metrics)`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 from rl.algorithms.base import Algorithm
 from rl.models.base import Model, Params
 from rl.models.decoder import hidden_states
+from rl.models.moe import MoeConfig, balance, loads, max_load
 from rl.ops.logprobs import TokenScores, token_scores
 from rl.ops.masked import masked_sum
 from rl.trainer.optimizer import Optimizer
@@ -20,6 +22,13 @@ Update = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
 Score = Callable[[Params, Batch, jax.Array | float], TokenScores]
 
 
+class Sums(NamedTuple):
+    """What micro-batches add up besides loss and gradient: of every metric, and the tokens that experts were given."""
+
+    metrics: Metrics
+    expert_loads: Mapping[str, jax.Array]
+
+
 def make_score(model: Model, *, remat: bool = False, chunk: int = 1024) -> Score:
     """`score(params, batch, temperature) -> TokenScores [R, L]`: every token given those before it in its segment.
 
@@ -27,11 +36,14 @@ def make_score(model: Model, *, remat: bool = False, chunk: int = 1024) -> Score
     """
 
     def score(params: Params, batch: Batch, temperature: jax.Array | float) -> TokenScores:
-        hidden, _ = hidden_states(model, params, batch.tokens, batch.positions, batch.segment_ids, remat=remat)
+        hidden, observed = hidden_states(model, params, batch.tokens, batch.positions, batch.segment_ids, remat=remat)
         R, L, D = hidden.shape
         before = hidden[:, :-1].reshape(R * (L - 1), D)
         scores = token_scores(before, model.head(params), batch.tokens[:, 1:].reshape(-1), temperature, chunk=chunk)
-        return TokenScores(*(jnp.pad(value.reshape(R, L - 1), ((0, 0), (1, 0))) for value in scores))
+        scores = jax.tree.map(lambda value: jnp.pad(value.reshape(R, L - 1), ((0, 0), (1, 0))), scores)
+        if isinstance(model.config, MoeConfig):
+            scores = scores._replace(expert_loads=loads(observed, batch.segment_ids, model.config.experts))
+        return scores
 
     return score
 
@@ -49,6 +61,9 @@ def make_update(
     come from the whole batch, so loss and gradient do not depend on the cut. A loss or gradient that is not finite
     leaves the state as it was, inside the program (the donated input is gone), and reports `nonfinite = 1`.
 
+    A model with experts also reports `moe/max_load`, and those of its routers' biases that balance experts move by
+    `hyper["expert_bias_rate"]`.
+
     Args:
         score: from `make_score`.
         algorithm: loss and weights.
@@ -57,15 +72,15 @@ def make_update(
         constrain: pins each micro-batch to the mesh.
     """
 
-    def microbatch_loss(params: Params, batch: Batch, weights: jax.Array, hyper: Hyper) -> tuple[jax.Array, Metrics]:
+    def microbatch_loss(params: Params, batch: Batch, weights: jax.Array, hyper: Hyper) -> tuple[jax.Array, Sums]:
         scores = score(params, batch, hyper["temperature"])
         token = algorithm.loss(scores, batch, hyper)
         observed = {"entropy": scores.entropy, **token.metrics}
         sums = {name: masked_sum(jax.lax.stop_gradient(value), batch.mask) for name, value in observed.items()}
-        return masked_sum(token.loss * weights, batch.mask), sums
+        return masked_sum(token.loss * weights, batch.mask), Sums(sums, scores.expert_loads)
 
     def update(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
-        loss, sums, grads = _accumulate(
+        loss, (sums, expert_loads), grads = _accumulate(
             jax.value_and_grad(microbatch_loss, has_aux=True),
             state.params,
             batch,
@@ -83,10 +98,14 @@ def make_update(
             clipped = jax.tree.map(lambda g: g * scale, grads)
             steps, opt_state = optimizer.transform(hyper).update(clipped, state.opt_state, state.params)
             params = jax.tree.map(lambda p, s: (p - lr * s).astype(p.dtype), state.params, steps)
+        if expert_loads:
+            params = balance(params, expert_loads, hyper["expert_bias_rate"])
         after = TrainState(params, opt_state, state.step + 1)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
         metrics = {name: value / tokens for name, value in sums.items()}
+        if expert_loads:
+            metrics["moe/max_load"] = max_load(expert_loads)
         return kept, {
             **metrics,
             "loss": loss,
@@ -100,14 +119,14 @@ def make_update(
 
 def _accumulate(  # type: ignore[no-untyped-def]
     value_and_grad, params: Params, batch: Batch, weights: jax.Array, hyper: Hyper, rows: int, constrain
-) -> tuple[jax.Array, Metrics, Params]:
+) -> tuple[jax.Array, Sums, Params]:
     """Sums loss, metrics and gradients over the micro-batches that hold any token."""
     R = batch.tokens.shape[0]
     per_row = batch._replace(rollouts=jnp.broadcast_to(batch.rollouts, (R,)))
     cut = jax.tree.map(lambda a: a.reshape(R // rows, rows, *a.shape[1:]), (per_row, weights))
     filled = (batch.segment_ids > 0).any(axis=1).reshape(R // rows, rows).any(axis=1)
 
-    def one(index: jax.Array) -> tuple[jax.Array, Metrics, Params]:
+    def one(index: jax.Array) -> tuple[jax.Array, Sums, Params]:
         part, part_weights = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, 0, keepdims=False), cut)
         part = constrain(part._replace(rollouts=batch.rollouts))
         (loss, sums), grads = value_and_grad(params, part, part_weights, hyper)

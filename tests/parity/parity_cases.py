@@ -65,6 +65,41 @@ CASES: Mapping[str, Case] = {
     ),
     "qwen3": _case("qwen3", "normed queries and keys, free head size", head_dim=16),
     "qwen3_biases": _case("qwen3", "attention biases", head_dim=8, attention_bias=True),
+    "qwen3_moe": _case(
+        *("qwen3_moe", "experts in every layer, weights that sum to one"),
+        **{"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 20},
+        **{"norm_topk_prob": True},
+    ),
+    "qwen3_moe_mixed": _case(
+        *("qwen3_moe", "dense layers in between, attention biases, a window"),
+        **{"num_hidden_layers": 4, "head_dim": 8, "num_experts": 5, "num_experts_per_tok": 2},
+        **{"moe_intermediate_size": 20, "norm_topk_prob": False, "attention_bias": True},
+        **{"decoder_sparse_step": 2, "mlp_only_layers": [0], "use_sliding_window": True, "sliding_window": 9},
+    ),
+    "gemma3": _case(
+        *("gemma3_text", "four norms, scaled embeddings, windows with positions of their own, linear rope"),
+        **{"num_hidden_layers": 4, "head_dim": 12, "query_pre_attn_scalar": 20, "sliding_window": 6},
+        **{"sliding_window_pattern": 3, "tie_word_embeddings": True, "rope_theta": 1e6},
+        **{"rope_local_base_freq": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ),
+    "glm4_moe": _case(
+        *("glm4_moe", "dense first, groups of experts, balancing bias, shared experts, half-turned heads"),
+        **{"num_hidden_layers": 4, "first_k_dense_replace": 2, "n_routed_experts": 8, "num_experts_per_tok": 3},
+        **{"moe_intermediate_size": 20, "n_shared_experts": 2, "n_group": 4, "topk_group": 2},
+        **{"routed_scaling_factor": 2.5, "norm_topk_prob": True, "use_qk_norm": True, "attention_bias": True},
+        **{"partial_rotary_factor": 0.5, "head_dim": 16},
+    ),
+    "glm4_moe_plain": _case(
+        *("glm4_moe", "one group, weights as they are, no norms of queries and keys"),
+        **{"first_k_dense_replace": 1, "n_routed_experts": 5, "num_experts_per_tok": 2},
+        **{"moe_intermediate_size": 20, "n_shared_experts": 1, "norm_topk_prob": False},
+    ),
+    "gpt_oss": _case(
+        *("gpt_oss", "sinks, biases, every other layer with a window, clamped experts, yarn rope"),
+        **{"head_dim": 16, "num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": 8},
+        **{"rope_theta": 150_000.0, "swiglu_limit": 1.0},
+        **{"rope_scaling": {**_YARN, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}},
+    ),
 }
 
 
@@ -83,8 +118,10 @@ def weight(name: str, shape: Sequence[int]) -> np.ndarray:
     noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
     if name.endswith("norm.weight") or name.endswith("layernorm.weight"):
         noise = 1 + 0.2 * noise
-    elif len(shape) == 1:
+    elif len(shape) == 1 or name.endswith("bias"):
         noise = 0.3 * noise
-    elif "embed_tokens" not in name:
+    elif "embed_tokens" in name:
+        noise = 0.3 * noise  # also the head, where they are tied
+    else:
         noise = noise / np.sqrt(shape[-1])
     return noise.astype(np.float32)

@@ -231,9 +231,7 @@ def max_load(found: Mapping[str, Float[Array, "layers E"]]) -> Float[Array, ""]:
     return (every.max(axis=1) / jnp.maximum(every.mean(axis=1), 1e-9)).mean()
 
 
-def balance(
-    params: Params, found: Mapping[str, Float[Array, "layers E"]], rate: Float[Array, ""] | float
-) -> Params:
+def balance(params: Params, found: Mapping[str, Float[Array, "layers E"]], rate: Float[Array, ""] | float) -> Params:
     """Moves every load bias: up by `rate` for experts with less than the mean load, down for those with more.
 
     Balances experts without an auxiliary loss (Wang et al. 2024, arXiv:2408.15664, algorithm 1).
@@ -253,4 +251,3 @@ def balance(
         ffn = {**params[stack]["ffn"], "router": {**router, "load_bias": bias}}
         moved[stack] = {**params[stack], "ffn": ffn}
     return moved
-

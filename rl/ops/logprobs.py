@@ -16,7 +16,7 @@ class TokenScores(NamedTuple):
 
     logprobs: Float[Array, "T"]
     entropy: Float[Array, "T"]
-    expert_loads: Mapping[str, Float[Array, "layers E"]] = {}  # noqa: RUF012  nobody writes into it
+    expert_loads: Mapping[str, Float[Array, "layers E"]] = {}
 
 
 def token_scores(

@@ -88,7 +88,7 @@ def adamw(
 
 
 def _decayed(params: optax.Params) -> optax.Params:
-    def decays(path: Any, _: jax.Array) -> bool:
+    def decays(path: Any, _: Any) -> bool:
         name = jax.tree_util.keystr(path)
         return "scale" not in name and "load_bias" not in name
 

@@ -13,8 +13,8 @@ TRAIN_KEYS = (
     "pack, prompts, resume, run_dir, sampling, seed, steps, warm_start"
 )
 OPTIMIZER_KEYS = (
-    "optimizer.b1, optimizer.b2, optimizer.eps, optimizer.final_lr, optimizer.lr, optimizer.max_grad_norm, "
-    "optimizer.schedule, optimizer.warmup, optimizer.weight_decay"
+    "optimizer.b1, optimizer.b2, optimizer.eps, optimizer.expert_bias_rate, optimizer.final_lr, optimizer.lr, "
+    "optimizer.max_grad_norm, optimizer.schedule, optimizer.warmup, optimizer.weight_decay"
 )
 
 CONFIG_ERRORS = {

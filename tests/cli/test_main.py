@@ -10,7 +10,7 @@ from rl.cli.main import VERBS, main
 
 TRAIN_KEYS = (
     "algorithm, checkpoint, env, eval, experiment, group_size, hardware, inference, max_staleness, model, optimizer, "
-    "pack, prompts, resume, run_dir, sampling, seed, steps, warm_start"
+    "pack, prompts, resume, run_dir, sampling, seed, step_timeout, steps, warm_start"
 )
 OPTIMIZER_KEYS = (
     "optimizer.b1, optimizer.b2, optimizer.eps, optimizer.expert_bias_rate, optimizer.final_lr, optimizer.lr, "

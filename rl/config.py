@@ -216,3 +216,21 @@ class EvalRunConfig:
     samples: int = 1  # rollouts per task
     seed: int = 0
     run_dir: str | None = None  # None: a new folder under runs/
+
+
+@dataclass
+class ServeConfig:
+    """`rl serve`: the engine behind SGLang's and OpenAI's HTTP routes."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    inference: InferenceConfig = field(default_factory=lambda: InferenceConfig(slots=32))
+    run: str | None = None  # a run directory whose model, with its newest weights, is served
+    host: str = "127.0.0.1"  # 0.0.0.0 listens on every network interface
+    port: int = 30000  # 0 takes any free one
+    name: str | None = None  # what requests call the model; None: the name of its run or its family
+    api_key_env: str | None = None  # variable that holds the key clients must send; None asks for none
+    max_requests: int = 1024  # completions under way at once, waiting ones included; more get 503
+    drain: float = 10.0  # seconds that requests under way get when the server is told to end
+    log_requests: bool = False  # a line per request
+    seed: int = 0  # of fresh weights

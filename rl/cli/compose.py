@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl.cli.conf import CONF
 from rl.cli.explain import explained
-from rl.config import ChatConfig, EvalRunConfig, SftConfig, TrainConfig
+from rl.config import ChatConfig, EvalRunConfig, ServeConfig, SftConfig, TrainConfig
 
 T = TypeVar("T")
 
@@ -20,6 +20,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "sft": SftConfig,
     "eval": EvalRunConfig,
     "chat": ChatConfig,
+    "serve": ServeConfig,
 }
 """The root configs and the dataclass that each must fit."""
 

@@ -6,13 +6,14 @@ from typing import Any
 
 from rl.cli import conf
 from rl.cli.launch import FLAGS
-from rl.config import ChatConfig, EvalRunConfig, SftConfig, TrainConfig
+from rl.config import ChatConfig, EvalRunConfig, ServeConfig, SftConfig, TrainConfig
 
 PAGES = {
     "train": (TrainConfig, "Warm start, evaluate, reinforce, evaluate: one run directory with everything in it."),
     "sft": (SftConfig, "Supervised training on the demonstrations of an environment."),
     "eval": (EvalRunConfig, "Evaluate a model in an environment: our own engine, or any OpenAI-compatible server."),
     "chat": (ChatConfig, "Talk to a model in the terminal. Ctrl-C stops an answer, Ctrl-D leaves."),
+    "serve": (ServeConfig, "Serve a model over HTTP: SGLang's native routes and OpenAI's. docs/serving.md lists them."),
 }
 
 EXAMPLES = {
@@ -35,6 +36,11 @@ EXAMPLES = {
         rl chat run=runs/NAME
         rl chat run=runs/NAME prompt="Reverse: hello" sampling.temperature=0
         rl chat client=openai client.base_url=http://localhost:30000/v1 client.model=qwen
+        """,
+    "serve": """\
+        rl serve model=tiny port=30000
+        rl serve run=runs/NAME port=0 log_requests=true
+        rl serve model=tiny host=0.0.0.0 api_key_env=SERVE_KEY inference.slots=64
         """,
 }
 
@@ -96,6 +102,18 @@ KNOBS = {  # key -> what it is, with its unit
         "sampling.max_tokens": "tokens per answer, at most",
         "inference.context": "tokens a conversation may have; null takes the model's context",
         "seed": "decides everything random",
+    },
+    "serve": {
+        "run": "folder of a run whose newest weights are served",
+        "model.checkpoint": "the same, with the model's settings given here",
+        "host": "0.0.0.0 listens on every network interface",
+        "port": "0 takes any free one, and prints it",
+        "name": "what requests call the model; null: the name of its run or its family",
+        "api_key_env": "environment variable that holds the key clients must send",
+        "inference.slots": "sequences decoded at once",
+        "max_requests": "completions under way at once, waiting ones included; more get 503",
+        "drain": "seconds that requests under way get when the server is told to end",
+        "log_requests": "print a line per request",
     },
 }
 

@@ -16,6 +16,7 @@ VERBS = {  # name -> (module with `run(arguments) -> exit code`, what it does)
     "sft": ("rl.cli.sft", "supervised training on an environment's demonstrations"),
     "eval": ("rl.cli.eval", "evaluate a model in an environment"),
     "chat": ("rl.cli.chat", "talk to a model in the terminal"),
+    "serve": ("rl.cli.serve", "serve a model over HTTP, as SGLang and OpenAI do"),
     "report": ("rl.cli.report", "write the report of a run or a sweep"),
     "envs": ("rl.cli.envs", "list the environments, or describe one"),
 }

@@ -119,6 +119,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def relabel(self, version: int) -> None:
+        """Tokens drawn from now on carry `version`; the weights stay as they are."""
+        ...
+
     async def pause(self, mode: PauseMode = "in_place") -> None:
         """Returns once nothing is being sampled; new requests wait."""
         ...

@@ -159,6 +159,10 @@ class JaxEngine:
             self._params = self._unstack(params)
             self._version = version
 
+    async def relabel(self, version: int) -> None:
+        async with self._gate:
+            self._version = version
+
     async def pause(self, mode: PauseMode = "in_place") -> None:
         self._resumed.clear()
         async with self._gate:

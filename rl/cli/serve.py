@@ -1,0 +1,91 @@
+"""`rl serve`."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from envs.errors import ConfigError
+from rl.cli.launch import composed_or_shown, parse
+from rl.config import ServeConfig
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb with what follows it on the command line; returns the exit code."""
+    flags = parse("serve", arguments)
+    if flags.multirun:
+        raise ConfigError("rl serve is one server; it takes no -m: start several with different ports")
+    composed = composed_or_shown("serve", flags)
+    if composed is not None:
+        serve(composed.config)
+    return 0
+
+
+def serve(config: ServeConfig) -> None:
+    """Serves a model until SIGTERM or Ctrl-C."""
+    from rl.inference.server import lifecycle
+
+    key = _api_key(config.api_key_env)
+    listener = lifecycle.bound(config.host, config.port)  # first of all: to load a model may take minutes
+    from rl.cli.build import make_engine, make_policy, model_of_run
+    from rl.inference.server.app import make_app
+
+    if config.log_requests:
+        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
+    model = config.model if config.run is None else model_of_run(Path(config.run))
+    policy = make_policy(model, config.hardware, config.seed)
+    name = config.name or _name(config)
+
+    async def main() -> None:
+        engine = make_engine(config.inference, policy)
+        app = make_app(
+            engine,
+            policy.renderer,
+            model=name,
+            api_key=key,
+            max_requests=config.max_requests,
+        )
+        try:
+            await lifecycle.serve(
+                app,
+                listener,
+                drain=config.drain,
+                ready=lambda server: print(_greeting(server.url, name, engine.context, key), flush=True),
+            )
+        finally:
+            await engine.close()
+        print("stopped", flush=True)
+
+    asyncio.run(main())
+
+
+def _greeting(url: str, name: str, context: int, key: str | None) -> str:
+    auth = ' -H "Authorization: Bearer $KEY"' if key else ""
+    body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    return (
+        f"serving '{name}' at {url} (context {context} tokens); Ctrl-C stops it\n"
+        f"try: curl {url}/v1/chat/completions{auth} -H 'Content-Type: application/json' -d '{body}'"
+    )
+
+
+def _name(config: ServeConfig) -> str:
+    if config.run is not None:
+        return Path(config.run).resolve().name
+    return config.model.name
+
+
+def _api_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise ConfigError(f"api_key_env names {variable}, but that variable is not set")
+    return key
+
+
+if __name__ == "__main__":
+    from rl.cli.main import main
+
+    sys.exit(main(["serve", *sys.argv[1:]]))

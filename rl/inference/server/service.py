@@ -1,0 +1,237 @@
+"""What every route works with: the engine, the chat format, and what is under way."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+from aiohttp import web
+
+from envs.errors import ContextLengthError
+from envs.render import Renderer
+from envs.seeds import derive_seed
+from rl.inference.engine import Engine, EngineBusyError, EngineError, Generation, PauseMode, TokenSampling
+from rl.inference.server.metrics import Counters
+from rl.inference.server.sse import closing
+from rl.inference.server.validation import Refused
+
+LoadWeights = Callable[[str], Awaitable[Any]]
+Score = Callable[[Sequence[int]], Awaitable[list[float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One completion to be sampled.
+
+    Attributes:
+        id: what the engine knows it by.
+        request: the id of the request it belongs to.
+    """
+
+    id: str
+    request: str
+    prompt_ids: list[int]
+    sampling: TokenSampling
+
+
+@dataclass
+class Service:
+    """The state behind the routes.
+
+    Attributes:
+        engine: samples; belongs to whoever made it.
+        renderer: the model's chat format.
+        model: the name that requests call the model by.
+        vocab_size: the model's; token ids are below it.
+        encode: text to tokens, with nothing added; None where there is no tokenizer.
+        load_weights: reads the weights in a folder as the engine's parameters; None where there is no such way.
+        score: log-probabilities of a text's tokens at temperature 1, from its second token on; None where the engine
+            cannot score.
+        max_requests: completions under way at once, waiting ones included; more are refused with 503.
+        counters: what `/metrics` tells.
+        compiled: how many programs this process compiled.
+        running: the ids of a request's completions, by its `rid`.
+        paused: how generation is paused, if it is.
+        draining: the server is about to end, and takes nothing new.
+    """
+
+    engine: Engine
+    renderer: Renderer
+    model: str
+    vocab_size: int
+    encode: Callable[[str], list[int]] | None = None
+    load_weights: LoadWeights | None = None
+    score: Score | None = None
+    max_requests: int = 1024
+    counters: Counters = field(default_factory=Counters)
+    compiled: Callable[[], int] = lambda: 0
+    running: dict[str, list[str]] = field(default_factory=dict)
+    paused: PauseMode | None = None
+    draining: bool = False
+    created: int = field(default_factory=lambda: int(time.time()))
+    updating: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def under_way(self) -> int:
+        """Completions that are being sampled or wait for it."""
+        return sum(map(len, self.running.values()))
+
+    @contextmanager
+    def admitted(self, jobs: Mapping[str, Sequence[Job]]) -> Iterator[None]:
+        """Counts completions as under way, and makes them known for `abort` by their request's id.
+
+        Raises:
+            Refused: when too many are under way, or one with this id.
+        """
+        if taken := [rid for rid in jobs if rid in self.running]:
+            raise Refused(f"rid '{taken[0]}' is the id of a request under way; expected another one", field="rid")
+        asked = sum(map(len, jobs.values()))
+        if self.under_way + asked > self.max_requests:
+            raise Refused(
+                f"{self.under_way} completions are under way and {asked} more were asked for, but at most "
+                f"{self.max_requests} are taken on; try again later",
+                status=503,
+                retry_after=1,
+            )
+        self.running |= {rid: [job.id for job in group] for rid, group in jobs.items()}
+        try:
+            yield
+        finally:
+            for rid in jobs:
+                del self.running[rid]
+
+    def encoded(self, text: str, field: str) -> list[int]:
+        """A text as tokens."""
+        if self.encode is None:
+            raise Refused(f"{field} is text, but this server has no tokenizer; expected token ids", field=field)
+        return self.encode(text)
+
+    async def abort(self, rid: str | None) -> None:
+        """Ends the completions of a request with the tokens they have, or of all requests."""
+        if rid is None:
+            await self.engine.abort()
+        for own in self.running.get(rid or "", ()):
+            await self.engine.abort(own)
+
+
+SERVICE = web.AppKey("service", Service)
+
+
+def new_id(prefix: str) -> str:
+    return prefix + secrets.token_hex(12)
+
+
+def jobs_of(rid: str, prompt_ids: list[int], sampling: TokenSampling, n: int) -> list[Job]:
+    """`n` completions of a prompt. The first one draws with the given seed itself, the others with seeds made of it."""
+    if n == 1:
+        return [Job(rid, rid, prompt_ids, sampling)]
+    seeds = [sampling.seed, *(derive_seed(sampling.seed, "n", i) for i in range(1, n))]
+    return [Job(f"{rid}_{i}", rid, prompt_ids, replace(sampling, seed=seed)) for i, seed in enumerate(seeds)]
+
+
+async def sample(engine: Engine, jobs: Sequence[Job]) -> list[Generation]:
+    """All completions, in order. When one fails, or the caller is cancelled, none goes on."""
+    tasks = [
+        asyncio.create_task(engine.generate(job.prompt_ids, job.sampling, request_id=job.id), name=job.id)
+        for job in jobs
+    ]
+    try:
+        with refusals():
+            return list(await asyncio.gather(*tasks))
+    finally:
+        await _end(tasks)
+
+
+async def stream(engine: Engine, jobs: Sequence[Job]) -> AsyncIterator[tuple[int, Generation]]:
+    """The pieces of all completions as they are drawn, with the number of the job each belongs to."""
+    pieces: asyncio.Queue[tuple[int, Generation] | Exception] = asyncio.Queue()
+
+    async def follow(number: int, job: Job) -> None:
+        try:
+            drawn = engine.stream(job.prompt_ids, job.sampling, request_id=job.id)
+            async with closing(drawn):
+                async for piece in drawn:
+                    pieces.put_nowait((number, piece))
+        except Exception as error:  # noqa: BLE001 - raised below, where somebody listens
+            pieces.put_nowait(error)
+
+    tasks = [asyncio.create_task(follow(i, job), name=job.id) for i, job in enumerate(jobs)]
+    left = len(tasks)
+    try:
+        while left:
+            piece = await pieces.get()
+            if isinstance(piece, Exception):
+                with refusals():
+                    raise piece
+            left -= piece[1].finish_reason is not None
+            yield piece
+    finally:
+        await _end(tasks)
+
+
+async def scored(service: Service, ids: list[int], start: int) -> list[float | None]:
+    """The log-probabilities of a prompt's tokens from `start` on, at temperature 1; the first of them has none."""
+    assert service.score is not None
+    with refusals():
+        found = await service.score(ids)
+    return [None, *found[start:]][: max(len(ids) - start, 0)]
+
+
+def joined(before: Generation | None, piece: Generation) -> Generation:
+    """What has been drawn so far, of a stream."""
+    if before is None:
+        return piece
+    return Generation(
+        ids=before.ids + piece.ids,
+        logprobs=before.logprobs + piece.logprobs,
+        plain_logprobs=before.plain_logprobs + piece.plain_logprobs,
+        versions=before.versions + piece.versions,
+        finish_reason=piece.finish_reason,
+        stopped_by=piece.stopped_by,
+        cached_tokens=max(before.cached_tokens, piece.cached_tokens),
+    )
+
+
+def reported_logprobs(generation: Generation, sampling: TokenSampling) -> list[float]:
+    """The log-probabilities that answers carry: under the distribution sampled from.
+
+    A greedy draw is certain, which tells nothing; like SGLang, greedy completions report the model's own distribution.
+    """
+    return generation.logprobs if sampling.temperature > 0 else generation.plain_logprobs
+
+
+def version_spans(versions: Sequence[int]) -> list[dict[str, Any]]:
+    """The policy version of every token: runs of equal ones, `end` being the first token after each."""
+    spans: list[dict[str, Any]] = []
+    start = 0
+    for version, run in groupby(versions):
+        end = start + sum(1 for _ in run)
+        spans.append({"version": str(version), "start": start, "end": end})
+        start = end
+    return spans
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Says as a refusal what the engine says of a request that it cannot serve."""
+    try:
+        yield
+    except ContextLengthError as error:
+        raise Refused(f"context length: {error}", code="context_length_exceeded") from error
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    except EngineBusyError as error:
+        raise Refused(str(error), status=503, retry_after=1) from error
+    except EngineError as error:
+        raise Refused(str(error), status=500) from error
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancels what is not done and waits until it has let go of its slots."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

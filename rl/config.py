@@ -10,6 +10,18 @@ from typing import Any
 
 
 @dataclass
+class LoraConfig:
+    """Which weights are trained: all (rank 0), or a low-rank adapter beside frozen ones."""
+
+    rank: int = 0  # of the adapter; 0 trains all weights
+    alpha: float = 16.0  # what the adapter adds is scaled by alpha / rank
+    rslora: bool = False  # scale by alpha / sqrt(rank) instead
+    targets: str = "attention/(q|k|v|o)|ffn/(gate|up|down)"  # weights that get one: regular expression for paths
+    quantize: str | None = None  # int8 | nf4: how the frozen weights are kept; None: as they are
+    adapter: str | None = None  # begin with this one, its rank, alpha and targets: a run, or a directory of PEFT
+
+
+@dataclass
 class ModelConfig:
     """A decoder. Width and depth in units, `context` in tokens."""
 
@@ -23,6 +35,7 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     options: dict[str, Any] = field(default_factory=dict)  # more keys of the family's config.json (num_experts …)
     checkpoint: str | None = None  # a folder written by `rl sft` or `rl train`; None starts from random weights
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass

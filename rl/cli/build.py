@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import yaml
 from jax.sharding import Mesh
 
 from envs.clients.base import Client
@@ -18,10 +17,12 @@ from envs.resolve import load_environment
 from envs.signature import bind
 from rl.algorithms import ALGORITHMS, Algorithm
 from rl.checkpoint import load_params
+from rl.cli.adapter import model_settings, with_adapter
 from rl.config import ClientConfig, EvalRunConfig, HardwareConfig, InferenceConfig, ModelConfig, OptimizerConfig
 from rl.inference.jax_engine import JaxEngine
 from rl.models import FAMILIES
 from rl.models.base import DecoderConfig, Model, Params
+from rl.models.lora import dense
 from rl.parallel.mesh import Rules, batch_constraint, make_mesh, parameter_shardings
 from rl.parallel.platform import use_platform
 from rl.rollout.client import EngineClient
@@ -38,7 +39,7 @@ class Policy(NamedTuple):
     Attributes:
         model: the decoder.
         renderer: its chat format.
-        params: its weights, laid out over `mesh`.
+        params: its weights, laid out over `mesh`, perhaps with an adapter beside them.
         constrain: pins a batch to `mesh`.
         remat: recompute activations in the backward pass.
     """
@@ -89,6 +90,7 @@ def make_policy(config: ModelConfig, hardware: HardwareConfig, seed: int) -> Pol
     params = jax.jit(model.init, out_shardings=shardings)(jax.random.key(seed))
     if config.checkpoint is not None:
         params = load_params(Path(config.checkpoint), params)
+    params = with_adapter(config, model, params, mesh, rules, seed)
     return Policy(model, renderer, params, mesh, batch_constraint(mesh, rules), hardware.remat)
 
 
@@ -118,7 +120,7 @@ def make_engine(config: InferenceConfig, policy: Policy) -> JaxEngine:
     with _as_config_error("inference"):
         return JaxEngine(
             policy.model,
-            policy.params,
+            dense(policy.params),
             slots=config.slots,
             context=config.context,
             tokens_per_dispatch=config.tokens_per_dispatch,
@@ -145,10 +147,10 @@ def model_of_run(run: Path) -> ModelConfig:
     Raises:
         ConfigError: when the folder is no run.
     """
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"{run} is no run: it has no config.yaml; name a folder that `rl train` or `rl sft` printed")
-    return ModelConfig(**{**yaml.safe_load(path.read_text("utf-8"))["model"], "checkpoint": str(run)})
+    config = model_settings(run)
+    if config.lora.rank or config.lora.adapter is not None:
+        return replace(config, lora=replace(config.lora, adapter=str(run)))
+    return replace(config, checkpoint=str(run))
 
 
 async def make_openai_client(config: ClientConfig) -> tuple[Client, str]:

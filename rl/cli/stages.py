@@ -20,6 +20,7 @@ from rl.data.pack import Segment, pack, segments
 from rl.inference.jax_engine import JaxEngine
 from rl.metrics import CompileCounter
 from rl.models.base import Params
+from rl.models.lora import dense, join, split
 from rl.progress import Progress
 from rl.rollout.client import EngineClient
 from rl.rollout.collect import Collector
@@ -51,7 +52,9 @@ class Stages:
 
     def __post_init__(self) -> None:
         name = {"name": self.environment.name, "version": self.environment.version}
-        self.run.describe(environment=name, parameters=parameter_count(self.policy.params))
+        shapes = jax.eval_shape(self.policy.model.init, jax.random.key(0))
+        trained, _ = split(self.policy.params)
+        self.run.describe(environment=name, parameters=parameter_count(shapes), trained=parameter_count(trained))
         self._score = make_score(self.policy.model, remat=self.policy.remat)
         self._compiled = CompileCounter()
 
@@ -71,7 +74,8 @@ class Stages:
             parts = [part for trajectory in shown for part in segments(trajectory, 0.0)]
             return self._packed(parts, min_rows=batch), (task.id for task in chosen)
 
-        state, checkpoints = self._begin("warm_start", params, optimizer)
+        trained, frozen = split(params)
+        state, checkpoints = self._begin("warm_start", trained, optimizer)
         stage = self.progress.stage("warm start", total=steps, unit="updates", start=int(state.step))
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
@@ -82,11 +86,11 @@ class Stages:
             state,
             steps=steps,
             batch_of=batch_of,
-            apply=make_apply(update, {**optimizer.hyper, "temperature": 1.0}),
+            apply=make_apply(update, {**optimizer.hyper, "temperature": 1.0}, frozen),
             checkpoints=checkpoints,
             on_step=on_step,
         )
-        return state.params
+        return join(state.params, frozen)
 
     async def evaluate(self, name: str, client: Client, config: EvalConfig, max_tokens: int) -> Evaluation:
         """Runs the held-out tasks; the same seeds before and after."""
@@ -123,11 +127,12 @@ class Stages:
         rows = self.pack.rows_per_microbatch
         update = make_update(self._score, algorithm, optimizer, rows, self.policy.constrain)
         hyper = {**optimizer.hyper, **algorithm.hyper, "temperature": sampling.temperature}
+        trained, frozen = split(params)
         reference = None
         if algorithm.needs_reference:
-            frozen = jax.tree.map(jnp.copy, params)  # the update uses up what it is given
-            reference = make_with_reference(self._score, frozen, rows, sampling.temperature)
-        state, checkpoints = self._begin("train", params, optimizer)
+            first = jax.tree.map(jnp.copy, trained)  # the update uses up what it is given
+            reference = make_with_reference(self._score, join(first, frozen), rows, sampling.temperature)
+        state, checkpoints = self._begin("train", trained, optimizer)
         stage = self.progress.stage("train", total=steps, unit="updates", start=int(state.step))
         clock = time.perf_counter()
 
@@ -153,13 +158,16 @@ class Stages:
             self.run.log("train", step, metrics)
             stage.update(step, metrics)
 
+        async def publish(trained: Params, version: int) -> None:
+            await engine.load_weights(dense(join(trained, frozen)), version)
+
         await reinforce(
             state,
             steps=steps,
             collect=collect,
             assemble=assemble,
-            apply=make_apply(update, hyper),
-            publish=engine.load_weights,
+            apply=make_apply(update, hyper, frozen),
+            publish=publish,
             checkpoints=checkpoints,
             on_step=on_step,
             max_staleness=max_staleness,

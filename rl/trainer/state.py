@@ -12,7 +12,10 @@ from rl.trainer.optimizer import Optimizer
 
 
 class TrainState(NamedTuple):
-    """Parameters, the optimizer's state, and how many updates were made (which is also the policy version)."""
+    """What is trained, the optimizer's state, and how many updates were made (which is also the policy version).
+
+    `params` are all of the model's, or the adapter alone (`rl.models.lora.split`).
+    """
 
     params: Params
     opt_state: Any

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 
 from envs.errors import UpswingError, first_few
+from rl.models.base import Params
 from rl.trainer.state import TrainState
 from rl.trainer.update import Update
 from rl.types import Batch
@@ -18,12 +19,18 @@ class NonFiniteError(UpswingError):
 Apply = Callable[[TrainState, Batch], tuple[TrainState, dict[str, float]]]
 
 
-def make_apply(update: Update, hyper: Mapping[str, float]) -> Apply:
-    """Compiles `update` and closes it over its hyper-parameters; the state that is passed in is used up."""
+def make_apply(update: Update, hyper: Mapping[str, float], frozen: Params | None = None) -> Apply:
+    """Compiles `update` and closes it over its hyper-parameters; the state that is passed in is used up.
+
+    Args:
+        update: from `make_update`.
+        hyper: its numbers.
+        frozen: weights beside the adapter that is trained; they stay whole. None: everything is trained.
+    """
     compiled = jax.jit(update, donate_argnums=0)
 
     def apply(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, float]]:
-        state, metrics = compiled(state, batch, dict(hyper))
+        state, metrics = compiled(state, batch, dict(hyper), frozen)
         return state, {name: float(value) for name, value in jax.device_get(metrics).items()}
 
     return apply

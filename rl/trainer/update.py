@@ -1,7 +1,7 @@
 """The one way a `TrainState` changes: a compiled, pure `update(state, batch, hyper) -> (state, metrics)`."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import optax
 from rl.algorithms.base import Algorithm
 from rl.models.base import Model, Params
 from rl.models.decoder import hidden_states
+from rl.models.lora import join
 from rl.models.moe import MoeConfig, balance, loads, max_load
 from rl.ops.logprobs import TokenScores, token_scores
 from rl.ops.masked import masked_sum
@@ -18,7 +19,8 @@ from rl.trainer.state import TrainState
 from rl.types import Batch, Hyper
 
 Metrics = dict[str, jax.Array]
-Update = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
+Update = Callable[[TrainState, Batch, Hyper, Params | None], tuple[TrainState, Metrics]]
+"""`update(state, batch, hyper, frozen=None)`; `frozen` is what `rl.models.lora.split` leaves beside an adapter."""
 Score = Callable[[Params, Batch, jax.Array | float], TokenScores]
 
 
@@ -62,7 +64,7 @@ def make_update(
     leaves the state as it was, inside the program (the donated input is gone), and reports `nonfinite = 1`.
 
     A model with experts also reports `moe/max_load`, and those of its routers' biases that balance experts move by
-    `hyper["expert_bias_rate"]`.
+    `hyper["expert_bias_rate"]`, unless they are frozen.
 
     Args:
         score: from `make_score`.
@@ -79,9 +81,14 @@ def make_update(
         sums = {name: masked_sum(jax.lax.stop_gradient(value), batch.mask) for name, value in observed.items()}
         return masked_sum(token.loss * weights, batch.mask), Sums(sums, scores.expert_loads)
 
-    def update(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
+    def update(
+        state: TrainState, batch: Batch, hyper: Hyper, frozen: Params | None = None
+    ) -> tuple[TrainState, Metrics]:
+        def loss_of(trained: Params, *rest: Any) -> tuple[jax.Array, Sums]:
+            return microbatch_loss(join(trained, frozen), *rest)
+
         loss, (sums, expert_loads), grads = _accumulate(
-            jax.value_and_grad(microbatch_loss, has_aux=True),
+            jax.value_and_grad(loss_of, has_aux=True),
             state.params,
             batch,
             algorithm.weights(batch),
@@ -98,7 +105,7 @@ def make_update(
             clipped = jax.tree.map(lambda g: g * scale, grads)
             steps, opt_state = optimizer.transform(hyper).update(clipped, state.opt_state, state.params)
             params = jax.tree.map(lambda p, s: (p - lr * s).astype(p.dtype), state.params, steps)
-        if expert_loads:
+        if expert_loads and frozen is None:
             params = balance(params, expert_loads, hyper["expert_bias_rate"])
         after = TrainState(params, opt_state, state.step + 1)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)

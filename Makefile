@@ -21,10 +21,10 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test check format bench peers bench-peers lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## .venv with the locked dependencies; the other targets do it when needed
 	@echo "$(VENV) is ready: $$($(BIN)/python --version)"
@@ -60,6 +60,25 @@ format: $(READY) ## format the code and mend what the linter can
 bench: $(READY) ## benchmarks, results as JSON in benchmarks/results
 	@set -e; for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do \
 	  echo "$(BIN)/python $$script"; $(BIN)/python $$script; done
+
+PEERS := tunix torch
+
+peers: $(PEERS:%=peer-%) ## environments of the libraries we compare with (make peer-tunix, peer-torch: one)
+
+peer-%: .venv-peer-%/.ready
+	@echo ".venv-peer-$* is ready"
+
+.PRECIOUS: .venv-peer-%/.ready
+.venv-peer-%/.ready: benchmarks/peers/%.txt
+	$(PYTHON) -m venv --clear .venv-peer-$*
+	@echo "installing what benchmarks/peers/$*.txt names into .venv-peer-$* (once, a few minutes)"
+	.venv-peer-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+bench-peers: $(READY) ## Upswing beside them; the tables of benchmarks/README.md (make peers comes first)
+	$(BIN)/python benchmarks/engine.py --peer tunix,hf --readme
+	$(BIN)/python benchmarks/update.py --peer tunix,torch --readme
+	$(BIN)/python benchmarks/compile_time.py --readme
 
 lock: $(READY) ## requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

@@ -3,15 +3,18 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from envs.errors import UpswingError
 from rl.machine import machine, versions
 
-__all__ = ["arguments", "emit", "machine", "versions"]
+__all__ = ["README", "arguments", "emit", "machine", "provenance", "run", "versions", "write_block"]
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent / "README.md"
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -36,3 +39,29 @@ def emit(name: str, result: dict[str, Any], append: bool) -> None:
             file.write(line + "\n")
     print(line)
     sys.stdout.flush()
+
+
+def write_block(path: Path, name: str, text: str) -> None:
+    """Replaces what stands between `<!-- name:begin -->` and `<!-- name:end -->`."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    head, rest = path.read_text("utf-8").split(begin)
+    _, tail = rest.split(end)
+    path.write_text(f"{head}{begin}\n{text}\n{end}{tail}", "utf-8")
+
+
+def provenance(result: dict[str, Any]) -> str:
+    """When and on what a table was measured, and the command: a paragraph below it."""
+    found = {name: number for key, value in result.items() if key.endswith("versions") for name, number in value.items()}
+    on = result["machine"]
+    return (
+        f"`python {' '.join(sys.argv)}`, {datetime.now(UTC):%d %B %Y}; {on['cores']} cores of {on['cpu']}, load before it "
+        f"{result['load_1m']}; " + ", ".join(f"{name} {number}" for name, number in sorted(found.items())) + "."
+    )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script's `main`; what the user can mend is said without a traceback."""
+    try:
+        main()
+    except UpswingError as error:
+        sys.exit(f"error: {error}")

@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.common import arguments, emit, machine, versions
+from benchmarks.common import arguments, emit, machine, versions, write_block
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (1, 2, 3)
@@ -76,14 +76,6 @@ def table(summaries: dict[int, dict[str, Any]]) -> str:
             f"| {s['train_seconds']:.0f} s | {s['wall_s']:.0f} s | {s['cpu_s']:.0f} s |"
         )
     return "\n".join(lines)
-
-
-def write_block(path: Path, name: str, text: str) -> None:
-    """Replaces what stands between `<!-- name:begin -->` and `<!-- name:end -->`."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    head, rest = path.read_text("utf-8").split(begin)
-    _, tail = rest.split(end)
-    path.write_text(f"{head}{begin}\n{text}\n{end}{tail}", "utf-8")
 
 
 def _with_interval(value: float, bounds: list[float]) -> str:

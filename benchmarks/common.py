@@ -51,11 +51,12 @@ def write_block(path: Path, name: str, text: str) -> None:
 
 def provenance(result: dict[str, Any]) -> str:
     """When and on what a table was measured, and the command: a paragraph below it."""
-    found = {name: number for key, value in result.items() if key.endswith("versions") for name, number in value.items()}
-    on = result["machine"]
+    found = {n: number for key, value in result.items() if key.endswith("versions") for n, number in value.items()}
+    on, day = result["machine"], f"{datetime.now(UTC):%d %B %Y}"
+    libraries = ", ".join(f"{name} {number}" for name, number in sorted(found.items()))
     return (
-        f"`python {' '.join(sys.argv)}`, {datetime.now(UTC):%d %B %Y}; {on['cores']} cores of {on['cpu']}, load before it "
-        f"{result['load_1m']}; " + ", ".join(f"{name} {number}" for name, number in sorted(found.items())) + "."
+        f"`python {' '.join(sys.argv)}`, {day}; {on['cores']} cores of {on['cpu']}, "
+        f"load before it {result['load_1m']}; {libraries}."
     )
 
 

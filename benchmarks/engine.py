@@ -32,7 +32,6 @@ or, with peers, for every workload W and peer P:
 import asyncio
 import os
 import resource
-import statistics
 import sys
 import time
 from dataclasses import asdict
@@ -44,7 +43,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import jax
 
 from benchmarks.common import README, arguments, emit, machine, provenance, run, versions, write_block
-from benchmarks.peers import SCRIPTS, Peer, Round, cpu_ratio, environments, interleave, ratio, tokens_per_cpu_s, tokens_per_s
+from benchmarks.peers import (
+    SCRIPTS,
+    Peer,
+    Round,
+    cpu_ratio,
+    environments,
+    interleave,
+    ratio,
+    tokens_per_cpu_s,
+    tokens_per_s,
+)
 from benchmarks.peers.protocol import prompts
 from envs.errors import ConfigError
 from rl.inference.engine import TokenSampling

@@ -10,9 +10,9 @@ Sequences are of one of two kinds:
     full      prompts of 32, completions of 64 tokens, as full as rows of 96 can be
     uneven    prompts of 16 … 32, completions of 4 … 64 tokens, log-normal as sampled answers roughly are
 
-With `--peer` updates on both are done in turns by Upswing and by its peers: `tunix` (google-tunix's GRPO train step) and
-`torch` (transformers' Llama, AdamW, micro-batches of 8; padded to the longest of the batch, and sorted by length with
-each micro-batch padded to its own longest). `make peers` builds their environments; `NAME=FOLDER` names another one.
+With `--peer` updates on both are done in turns by Upswing and by its peers: `tunix` (google-tunix's GRPO train step)
+and `torch` (transformers' Llama, AdamW, micro-batches of 8; padded to the longest of the batch, and sorted by length
+with each micro-batch padded to its own longest). `make peers` builds their environments; `NAME=FOLDER` names another.
 What counts are tokens of sequences, never padding; laying them out (packing, padding) is part of the time.
 
 The last line is a JSON object with these keys:
@@ -43,7 +43,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import jax
 
 from benchmarks.common import README, arguments, emit, machine, provenance, run, versions, write_block
-from benchmarks.peers import SCRIPTS, Peer, Round, cpu_ratio, environments, interleave, ratio, tokens_per_cpu_s, tokens_per_s
+from benchmarks.peers import (
+    SCRIPTS,
+    Peer,
+    Round,
+    cpu_ratio,
+    environments,
+    interleave,
+    ratio,
+    tokens_per_cpu_s,
+    tokens_per_s,
+)
 from benchmarks.peers.protocol import rollouts
 from envs.errors import ConfigError
 from rl.algorithms import grpo

@@ -64,8 +64,8 @@ class Peer:
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
+        with self._process:  # closes the pipes and waits
+            self._process.stdin.close()
         self._log.close()
 
     def _ask(self, message: Mapping[str, Any]) -> dict[str, Any]:

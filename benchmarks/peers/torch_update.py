@@ -1,8 +1,8 @@
 """The same GRPO update in PyTorch: transformers' Llama, autograd, AdamW, micro-batches of padded rows.
 
 Two ways of laying out sequences, both usual: `padded` (all rows as long as the longest of the batch) and `sorted` (by
-length, each micro-batch as long as its own longest). The head is applied to completions only, and no entropy is computed, which
-Upswing's update reports; both are in torch's favour.
+length, each micro-batch as long as its own longest). The head is applied to completions only, and no entropy is
+computed, which Upswing's update reports; both are in torch's favour.
 """
 
 from typing import Any

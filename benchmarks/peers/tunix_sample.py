@@ -47,9 +47,7 @@ def begin(job: Job) -> Play:
 
     def play(number: int) -> int:
         texts = [" ".join(map(str, prompt)) for prompt in prompts(job, number) for _ in range(job["group"])]
-        out = sampler(
-            texts, job["new"], job["prompt"], temperature=1.0, top_p=1.0, seed=number, eos_tokens=[-1]
-        )
+        out = sampler(texts, job["new"], job["prompt"], temperature=1.0, top_p=1.0, seed=number, eos_tokens=[-1])
         return sum(len(tokens) for tokens in out.tokens)
 
     return play

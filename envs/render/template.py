@@ -95,11 +95,11 @@ class TemplateRenderer:
         said = self._text([_ASK, message])
         written = said.removeprefix(self._begun if said.startswith(self._begun) else self._header)
         thought = message.get("reasoning_content", "").strip()
-        if self._plain.reasoning and thought not in written:
-            written = f"<think>\n{thought}\n</think>\n\n{written}"
         if self._thinks_at_once and not said.startswith(self._begun):
-            opened = written.partition("<think>")[2] if "<think>" in written else f"\n</think>\n\n{written}"
-            written = opened.removeprefix("\n")
+            answered = written.partition("</think>")[2].lstrip("\n") if "</think>" in written else written
+            written = f"{thought}\n</think>\n\n{answered}"
+        elif self._plain.reasoning and thought not in written:
+            written = f"<think>\n{thought}\n</think>\n\n{written}"
         ids = self._tokenizer.encode(written)
         ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
         return ids[: ends[-1] + 1] if ends else [*ids, self.stop_ids[0]]

@@ -72,10 +72,10 @@ def test_smollm2_by_hand(smollm2_file: Path) -> None:
     prompt = renderer.prompt([{"role": "system", "content": "Be"}, *ASK])
     head = [1, 9690, 198, 6077, 2, 198, 1, 4093, 198, 33, 1232, 216, 33, 47, 2, 198, 1, 520, 9531, 198]
     assert prompt == head, renderer.text(prompt)
-    assert renderer.answer(said("Two")) == [11206, 2]
-    extended = renderer.extend(prompt, [11206, 2], ASK)
-    assert extended == [*prompt, 11206, 2, 198, 1, 4093, 198, 33, 1232, 216, 33, 47, 2, 198, 1, 520, 9531, 198]
-    assert renderer.extend(prompt, [11206], ASK) == extended, "a completion that was cut off is ended"
+    assert renderer.answer(said("Two")) == [10345, 2]
+    extended = renderer.extend(prompt, [10345, 2], ASK)
+    assert extended == [*prompt, 10345, 2, 198, 1, 4093, 198, 33, 1232, 216, 33, 47, 2, 198, 1, 520, 9531, 198]
+    assert renderer.extend(prompt, [10345], ASK) == extended, "a completion that was cut off is ended"
 
 
 @pytest.mark.parametrize("template", [PLAIN, THINKING])

@@ -26,7 +26,8 @@ class FamilyRenderer:
 
     `extend` answers None where the family's format would not show the model what it sampled: its reasoning, once the
     user speaks again (`retention="tool_cycle"` or `"all"` keeps more of it; Llama 3 has none to lose); messages that
-    speak for the model; a completion that goes on after its own end, or that the family cannot read.
+    speak for the model; a completion that goes on after its own end, ends in the middle of a thought, or that the
+    family cannot read.
 
     Args:
         tokenizer: the model's.

@@ -20,14 +20,15 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from envs.render.family import FamilyRenderer
 from envs.render.template import Retention
-from envs.tokenizer import Tokenizer
+from envs.tokenizer import _SPLITS, Tokenizer
 
 
 @functools.cache
 def _learned(special: tuple[str, ...]) -> str:
     texts = [inspect.getsource(module) for module in (pydoc, json, inspect, functools)]
     backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    cut = pre_tokenizers.Split(tokenizers.Regex(str(_SPLITS["llama-bpe"].pattern)), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(

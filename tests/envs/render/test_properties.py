@@ -108,7 +108,8 @@ def test_a_conversation_only_grows_by_exact_tokens(
             messages += [message, *added]
             extended = renderer.extend(prompt, ids, added, tools)
             if extended is None:
-                assert retention == "template" or isinstance(said, list), "a whole answer can be continued"
+                whole = not isinstance(said, list) and "<" not in json.dumps(said)
+                assert retention == "template" or not whole, "an answer that ends where it should can be continued"
                 extended = renderer.prompt(messages, tools)
             else:
                 assert extended[: len(prompt) + len(ids)] == [*prompt, *ids]

@@ -1,4 +1,4 @@
-"""Which renderer a model gets: its family's where that writes what the checkpoint's own template does, else the latter."""
+"""Which renderer a model gets: its family's where that writes what the model's own template writes, else the latter."""
 
 import re
 from collections.abc import Callable

@@ -24,7 +24,7 @@ CONFIG_ERRORS = {
     f"known: {OPTIMIZER_KEYS}",
     "lr=1": f"unknown key 'lr'; known: {TRAIN_KEYS}; there is optimizer.lr and warm_start.lr",
     "client=openai": "unknown key 'client'; did you mean 'experiment' or 'checkpoint'?; "
-    f"known: {TRAIN_KEYS}; it is a setting of rl eval",
+    f"known: {TRAIN_KEYS}; it is a setting of rl eval and rl chat",
     "algoritm=grpo": f"unknown key 'algoritm'; did you mean 'algorithm'?; known: {TRAIN_KEYS}",
     "algorithm=gpro": "unknown algorithm 'gpro'; did you mean 'grpo' or 'rloo'?; "
     "known: dr_grpo, grpo, rloo; see rl train --help",

@@ -59,7 +59,7 @@ def make_app(
         vocab_size: the model's; by default its chat format's, which a model may exceed.
         encode: text to tokens, with nothing added; without it only tokens and conversations are taken.
         load_weights: reads the weights in a folder, for `/update_weights_from_disk`.
-        score: log-probabilities of a text's tokens at temperature 1, from its second token on.
+        score: scores prompts, for `logprob_start_len`.
         max_requests: completions under way at once, waiting ones included; more are refused with 503.
         max_body: bytes of a request's body, at most.
         api_key: what clients must send as bearer token.

@@ -88,6 +88,8 @@ async def update_weights_from_disk(request: web.Request) -> web.Response:
         if abort:
             await service.abort(None)
         await service.engine.load_weights(params, version)
+        if service.score is not None:
+            service.score.load(params)
         if flush:
             await service.engine.flush_cache()
     service.counters.weight_updates += 1

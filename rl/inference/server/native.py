@@ -95,11 +95,6 @@ def _asked(service: Service, fields: Fields) -> Asked:
         fields.only(name, (False,), "it is not supported")
     fields.ignore("log_metrics", "priority", "extra_key", "modalities", "bootstrap_room")
     fields.done()
-    if logprobs and scored_from >= 0 and service.score is None:
-        raise Refused(
-            f"logprob_start_len is {scored_from}, but this server cannot score prompts; expected -1",
-            field="logprob_start_len",
-        )
     jobs = {
         rid: jobs_of(rid, prompt, drawn, n) for rid, prompt, (drawn, n) in zip(rids, prompts, sampling, strict=True)
     }

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -20,7 +20,18 @@ from rl.inference.server.sse import closing
 from rl.inference.server.validation import Refused
 
 LoadWeights = Callable[[str], Awaitable[Any]]
-Score = Callable[[Sequence[int]], Awaitable[list[float]]]
+
+
+class Score(Protocol):
+    """Log-probabilities of given tokens; see `rl.inference.score.Scorer`."""
+
+    async def __call__(self, ids: Sequence[int]) -> list[float]:
+        """Of every token but the first, at temperature 1."""
+        ...
+
+    def load(self, params: Any) -> None:
+        """Scores with other parameters from here on."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +60,7 @@ class Service:
         vocab_size: the model's; token ids are below it.
         encode: text to tokens, with nothing added; None where there is no tokenizer.
         load_weights: reads the weights in a folder as the engine's parameters; None where there is no such way.
-        score: log-probabilities of a text's tokens at temperature 1, from its second token on; None where the engine
-            cannot score.
+        score: scores prompts; None where this server cannot.
         max_requests: completions under way at once, waiting ones included; more are refused with 503.
         counters: what `/metrics` tells.
         compiled: how many programs this process compiled.
@@ -175,9 +185,14 @@ async def stream(engine: Engine, jobs: Sequence[Job]) -> AsyncIterator[tuple[int
 
 async def scored(service: Service, ids: list[int], start: int) -> list[float | None]:
     """The log-probabilities of a prompt's tokens from `start` on, at temperature 1; the first of them has none."""
-    assert service.score is not None
-    with refusals():
-        found = await service.score(ids)
+    if service.score is None:
+        raise Refused(f"logprob_start_len is {start}, but this server cannot score prompts; expected -1")
+    if len(ids) > service.engine.context:
+        raise Refused(
+            f"context length: the prompt has {len(ids)} tokens; at most {service.engine.context} can be scored",
+            code="context_length_exceeded",
+        )
+    found = await service.score(ids)
     return [None, *found[start:]][: max(len(ids) - start, 0)]
 
 

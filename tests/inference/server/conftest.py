@@ -12,6 +12,7 @@ import pytest_asyncio
 from envs.render import ByteRenderer
 from rl.inference.engine import EngineError, Generation, PauseMode, TokenSampling
 from rl.inference.jax_engine import JaxEngine
+from rl.inference.score import Scorer
 from rl.inference.server.app import make_app
 from rl.inference.server.lifecycle import Server
 from rl.models.base import DecoderConfig, Model, Params
@@ -50,7 +51,9 @@ def other_params(served_model: Model) -> Params:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def server(engine: JaxEngine, served_params: Params, other_params: Params) -> AsyncIterator[Server]:
+async def server(
+    engine: JaxEngine, served_model: Model, served_params: Params, other_params: Params
+) -> AsyncIterator[Server]:
     """Knows the weights "first" and "second"."""
     known = {"first": served_params, "second": other_params}
 
@@ -60,7 +63,14 @@ async def server(engine: JaxEngine, served_params: Params, other_params: Params)
         return known[path]
 
     app = make_app(
-        engine, ByteRenderer(), model="tiny", encode=encode, load_weights=load_weights, max_requests=40, max_body=10_000
+        engine,
+        ByteRenderer(),
+        model="tiny",
+        encode=encode,
+        load_weights=load_weights,
+        score=Scorer(served_model, served_params),
+        max_requests=40,
+        max_body=10_000,
     )
     server = await Server.start(app)
     yield server

@@ -117,6 +117,33 @@ async def test_weights_that_cannot_be_taken_change_nothing(fields: dict, message
     assert engine.version == 0
 
 
+async def test_scores_follow_the_weights(ask) -> None:
+    fields = {"input_ids": PROMPT, "return_logprob": True, "logprob_start_len": 0}
+    nothing = {"max_new_tokens": 0}
+
+    async def scores() -> list:
+        answer = await ask("/generate", **fields, sampling_params=nothing)
+        return [p for p, _, _ in answer["meta_info"]["input_token_logprobs"]][1:]
+
+    first = await scores()
+    await ask("/update_weights_from_disk", model_path="second")
+    second = await scores()
+    await ask("/update_weights_from_disk", model_path="first")
+    await ask("/update_weight_version", new_version=0)
+    assert await scores() == first and max(abs(a - b) for a, b in zip(first, second, strict=True)) > 0.1
+
+
+async def test_a_server_without_weights_or_scores_says_so(scripted) -> None:
+    _, url = await scripted("hello")
+    async with aiohttp.ClientSession(url) as http:
+        fields = {"input_ids": [1], "return_logprob": True, "logprob_start_len": 0}
+        async with http.post("/generate", json=fields) as response:
+            assert response.status == 400
+            assert "this server cannot score prompts; expected -1" in await response.text()
+        async with http.post("/update_weights_from_disk", json={"model_path": "x"}) as response:
+            assert response.status == 501
+
+
 async def test_the_model_and_the_server_describe_themselves(http: aiohttp.ClientSession) -> None:
     for path in ("/model_info", "/get_model_info"):
         async with http.get(path) as response:

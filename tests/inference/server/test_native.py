@@ -67,6 +67,25 @@ async def test_a_greedy_completion_reports_the_models_own_distribution(engine: J
     assert [text for _, _, text in triples] == [bytes([i]).decode(errors="replace") for i in drawn.ids]
 
 
+async def test_prompts_are_scored_as_the_engine_would_have_drawn_them(engine: JaxEngine, ask) -> None:
+    drawn = await engine.generate(PROMPT, TokenSampling(0.7, max_tokens=9, seed=3))
+    whole = [*PROMPT, *drawn.ids]
+    nothing = {"max_new_tokens": 0}
+    answer = await ask("/generate", input_ids=whole, sampling_params=nothing, return_logprob=True, logprob_start_len=0)
+    meta = answer["meta_info"]
+    scored = meta["input_token_logprobs"]
+    assert [token for _, token, _ in scored] == whole and scored[0][0] is None
+    assert [p for p, _, _ in scored[6:]] == pytest.approx(drawn.plain_logprobs, abs=1e-5)
+    assert (answer["output_ids"], meta["output_token_logprobs"]) == ([], [])
+    assert meta["finish_reason"] == {"type": "length", "length": 0}
+    both = {"sampling_params": {"max_new_tokens": 2}, "return_logprob": True, "logprob_start_len": 4}
+    some = (await ask("/generate", input_ids=[whole, PROMPT], **both))[0]["meta_info"]
+    assert some["input_token_logprobs"] == [[None, whole[4], None], *scored[5:]]
+    assert len(some["output_token_logprobs"]) == 2
+    beyond = await ask("/generate", input_ids=[1] * 513, **{**both, "sampling_params": nothing}, status=400)
+    assert beyond["error"]["message"] == "context length: the prompt has 513 tokens; at most 512 can be scored"
+
+
 async def test_many_prompts_and_many_completions_come_in_order(engine: JaxEngine, ask) -> None:
     fields = {"input_ids": [PROMPT, [1, 2]], "rid": ["a", "b"]}
     each = [{"max_new_tokens": 3, "n": 2, "sampling_seed": 5}, {"max_new_tokens": 2, "sampling_seed": 6}]

@@ -95,8 +95,10 @@ class Service:
         """Counts completions as under way, and makes them known for `abort` by their request's id.
 
         Raises:
-            Refused: when too many are under way, or one with this id.
+            Refused: when too many are under way, or one with this id; when the server is about to end.
         """
+        if self.draining:
+            raise Refused("the server is shutting down", status=503, retry_after=1)
         if taken := [rid for rid in jobs if rid in self.running]:
             raise Refused(f"rid '{taken[0]}' is the id of a request under way; expected another one", field="rid")
         asked = sum(map(len, jobs.values()))

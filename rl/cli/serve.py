@@ -29,7 +29,8 @@ def serve(config: ServeConfig) -> None:
 
     key = _api_key(config.api_key_env)
     listener = lifecycle.bound(config.host, config.port)  # first of all: to load a model may take minutes
-    from rl.cli.build import make_engine, make_policy, model_of_run
+    from rl.cli.build import make_engine, make_policy
+    from rl.cli.model import model_of_run
     from rl.inference.server.app import make_app
 
     if config.log_requests:
@@ -73,7 +74,7 @@ def _greeting(url: str, name: str, context: int, key: str | None) -> str:
 def _name(config: ServeConfig) -> str:
     if config.run is not None:
         return Path(config.run).resolve().name
-    return config.model.name
+    return Path(config.model.source or config.model.name or "").stem
 
 
 def _api_key(variable: str | None) -> str | None:

@@ -71,6 +71,7 @@ async def answer(conversation: Conversation, text: str) -> None:
 def _open(config: ChatConfig, runner: asyncio.Runner) -> tuple[Conversation, Close]:
     """The conversation that the config asks for, and how to end it."""
     from rl.cli import build
+    from rl.cli.model import model_of_run
 
     sampling = Sampling(
         temperature=config.sampling.temperature,
@@ -86,7 +87,7 @@ def _open(config: ChatConfig, runner: asyncio.Runner) -> tuple[Conversation, Clo
         return ClientConversation(client, sampling, config.system), client.close
     if sys.stderr.isatty():
         _note("loading …")
-    model = build.model_of_run(Path(config.run)) if config.run is not None else config.model
+    model = model_of_run(Path(config.run)) if config.run is not None else config.model
     policy = build.make_policy(model, config.hardware, config.seed)
     engine = build.make_engine(config.inference, policy)
     return EngineConversation(engine, policy.renderer, sampling, config.system), engine.close

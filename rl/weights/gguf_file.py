@@ -10,14 +10,12 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from envs.errors import ConfigError, UpswingError, unknown_name
 from envs.gguf import GGUFHead, read_gguf_head
-from rl.models import FAMILIES
 from rl.models.rope import Rope
-from rl.weights.source import TensorInfo, package
+from rl.weights.source import TensorInfo, package, read_tensor, shape_of
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "llama": {"model_type": "llama"},
@@ -102,13 +100,12 @@ class GGUFFile:
 
     def _names(self) -> dict[str, str]:
         """Hugging Face's names by llama.cpp's, those of layers by the name in the first layer."""
-        kind = self._config["model_type"]
-        family = next(family for family in FAMILIES.values() if kind in family.model_types)
+        family, shape = shape_of(self)
         gguf = package("gguf")
         number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self._architecture)
         known = gguf.get_tensor_name_map(number, 1)
         found = {}
-        for stored in family.tensors(family.read_config(self._config)).values():
+        for stored in family.tensors(shape).values():
             plain = stored.name.replace(".{expert}", "").format(layer=0)
             if name := known.get_name(plain, try_suffixes=(".weight", ".bias")):
                 found[name] = stored.name
@@ -141,7 +138,7 @@ def _config(head: GGUFHead, architecture: str) -> dict[str, Any]:
 def _number(value: Any, path: Path, key: str) -> Any:
     if isinstance(value, list):  # one per layer
         if len(set(value)) != 1:
-            raise ConfigError(f"{path} has a {key} for each layer, {value}; layers of one shape are supported here")
+            raise ConfigError(f"{path} says {key} for each layer, {value}; layers of one shape are supported here")
         value = value[0]
     # 1e-5 is kept as the nearest float32; its shortest name is what was meant.
     return float(str(np.float32(value))) if isinstance(value, float) else value
@@ -201,13 +198,13 @@ def _parts(head: GGUFHead, names: Mapping[str, str]) -> dict[str, _Part]:
 
 
 def _read(path: Path, part: _Part) -> np.ndarray:
-    # No map of the file: pages that were read would stay in memory.
-    raw = np.fromfile(path, np.uint8, part.size, offset=part.offset)
     gguf = package("gguf")
     plain = PLAIN.get(gguf.GGMLQuantizationType(part.kind).name)
     if plain is not None:
-        return raw.view(ml_dtypes.bfloat16 if plain == "bfloat16" else plain).reshape(part.shape)
-    rows = raw.reshape(prod(part.shape[:-1]), -1)
+        return read_tensor(path, part.offset, part.shape, np.dtype(plain))
+    rows = read_tensor(
+        path, part.offset, (prod(part.shape[:-1]), part.size // prod(part.shape[:-1])), np.dtype("uint8")
+    )
     found: np.ndarray = gguf.dequantize(rows, gguf.GGMLQuantizationType(part.kind)).reshape(part.shape)
     return found
 

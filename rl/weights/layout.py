@@ -26,7 +26,7 @@ class Place(NamedTuple):
     Attributes:
         path: in the parameters, as keys.
         names: of its tensors, `[layers or 1][experts or 1]`.
-        layered: its first axis numbers layers.
+        layers: those that its first axis numbers; None: it belongs to no layer.
         experts: its next axis numbers experts that have a tensor each.
         shape: of each tensor.
         axes: of each tensor.
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
     path: tuple[str, ...]
     names: tuple[tuple[str, ...], ...]
-    layered: bool
+    layers: range | None
     experts: bool
     shape: tuple[int, ...]
     axes: Axes
@@ -42,7 +42,7 @@ class Place(NamedTuple):
     @property
     def leading(self) -> int:
         """How many axes of the parameter number its tensors."""
-        return self.layered + self.experts
+        return (self.layers is not None) + self.experts
 
     def sharding(self, parameter: NamedSharding) -> NamedSharding:
         """How a tensor, or one per expert in a stack, is laid out to become part of a parameter without moving."""
@@ -83,7 +83,7 @@ def places(family: Family, model: Model) -> list[Place]:
         raise ValueError(f"the tensors of {family.name} and its parameters differ in {', '.join(sorted(odd))}")
     layers = {stack.name: stack.layers for stack in model.stacks}
     found = [_place(path, shapes[path].shape, axes[path], table["/".join(path)], layers) for path in shapes]
-    return sorted(found, key=lambda place: place.layered)
+    return sorted(found, key=lambda place: place.layers is not None)
 
 
 def _place(
@@ -93,9 +93,8 @@ def _place(
     stored: Stored,
     layers: Mapping[str, range],
 ) -> Place:
-    layered, experts = path[0] in layers, "{expert}" in stored.name
-    numbers = layers.get(path[0], range(1))
-    leading = layered + experts
+    numbers, experts = layers.get(path[0]), "{expert}" in stored.name
+    leading = (numbers is not None) + experts
     own, groups = axes[leading:], list[tuple[int, ...]]()
     for axis in range(len(own)):
         if groups and own[axis - 1 : axis + 1] in FLAT:
@@ -106,10 +105,10 @@ def _place(
         groups[-2:] = groups[:-3:-1]
     names = tuple(
         tuple(stored.name.format(layer=layer, expert=expert) for expert in range(shape[leading - 1] if experts else 1))
-        for layer in numbers
+        for layer in numbers or range(1)
     )
     sizes = tuple(prod(shape[leading + axis] for axis in group) for group in groups)
-    return Place(path, names, layered, experts, sizes, tuple(groups))
+    return Place(path, names, numbers, experts, sizes, tuple(groups))
 
 
 def flat(tree: Params) -> dict[tuple[str, ...], Any]:

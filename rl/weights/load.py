@@ -45,7 +45,7 @@ def load(source: Source, family: Family, model: Model, shardings: Params, dtype:
     found = {}
     for place in layout:
         like = jax.ShapeDtypeStruct(shapes[place.path].shape, jnp.dtype(dtype), sharding=where[place.path])
-        found[place.path] = _stacked(source, place, like) if place.layered else _alone(source, place, like)
+        found[place.path] = (_alone if place.layers is None else _stacked)(source, place, like)
     return nested({path: found[path] for path in shapes})
 
 

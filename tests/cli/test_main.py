@@ -28,7 +28,7 @@ CONFIG_ERRORS = {
     "algoritm=grpo": f"unknown key 'algoritm'; did you mean 'algorithm'?; known: {TRAIN_KEYS}",
     "algorithm=gpro": "unknown algorithm 'gpro'; did you mean 'grpo' or 'rloo'?; "
     "known: dr_grpo, grpo, rloo; see rl train --help",
-    "model=huge": "unknown model 'huge'; known: tiny; see rl train --help",
+    "model=huge": "unknown model 'huge'; known: smollm2_135m, tiny, tiny_qwen3; see rl train --help",
     "hardware=cpu9": "unknown hardware 'cpu9'; did you mean 'cpu' or 'cpu8'?; "
     "known: cpu, cpu8, gpu_1, gpu_8, tpu_v5e_8; see rl train --help",
     "optimizer=3": "unknown optimizer '3'; known: adamw",
@@ -96,7 +96,7 @@ def test_a_config_dir_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
     expected = (
-        "error: unknown verb 'trian'; did you mean 'train'?; known: chat, envs, eval, report, serve, sft, "
+        "error: unknown verb 'trian'; did you mean 'train'?; known: chat, envs, eval, export, report, serve, sft, "
         "train; see rl --help\n"
     )
     assert capsys.readouterr().err == expected

@@ -63,7 +63,8 @@ def weights(run_dir: Path) -> dict[str, np.ndarray]:
     import jax
 
     from rl.checkpoint import load_params
-    from rl.cli.build import make_policy, model_of_run
+    from rl.cli.build import make_policy
+    from rl.cli.model import model_of_run
     from rl.config import HardwareConfig
 
     like = make_policy(replace(model_of_run(run_dir), checkpoint=None), HardwareConfig(), seed=0).params

@@ -1,7 +1,7 @@
 """What `model=…` loads: fresh weights, checkpoints, runs; and what it says when settings do not fit."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,7 @@ def run(tmp_path: Path) -> Path:
     """A run whose one checkpoint holds the fresh weights plus one."""
     folder = tmp_path / "run"
     folder.mkdir()
-    settings = {
-        "model": {"name": "llama", "layers": 1, "width": 32, "heads": 2, "kv_heads": 1, "ffn": 48, "context": 64}
-    }
-    (folder / "config.yaml").write_text(json.dumps(settings))
+    (folder / "config.yaml").write_text(json.dumps({"model": asdict(SMALL)}))
     state = init_state(jax.tree.map(lambda x: x + 1, params_of(SMALL)), adamw(steps=1))
     checkpoints = Checkpoints(folder / "checkpoints" / "train", every=1, keep=1)
     checkpoints.save(state._replace(step=jnp.asarray(1, jnp.int32)))

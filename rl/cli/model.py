@@ -16,7 +16,7 @@ from rl.models import FAMILIES
 from rl.models.base import DecoderConfig, Model, Params
 from rl.models.family import Family
 from rl.weights.safetensors_dir import SafetensorsDirectory
-from rl.weights.source import Source, find_source, open_source, shape_of
+from rl.weights.source import Source, family_of, find_source, open_source, shape_of
 
 DTYPES = ("float32", "bfloat16")
 
@@ -85,7 +85,7 @@ def _from_source(config: ModelConfig, name: str) -> Origin:
     path = find_source(name)
     source = open_source(path)
     settings = {**source.config, **config.options}
-    family, shape = shape_of(source, settings)
+    family, shape = family_of(source), shape_of(source, settings)
     if config.context is not None:
         if not 2 <= config.context <= shape.context:
             raise ConfigError(f"model.context is {config.context}; expected 2 … {shape.context}, which {path} has")

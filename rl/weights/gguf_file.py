@@ -15,7 +15,7 @@ import numpy as np
 from envs.errors import ConfigError, UpswingError, unknown_name
 from envs.gguf import GGUFHead, read_gguf_head
 from rl.models.rope import Rope
-from rl.weights.source import TensorInfo, package, read_tensor, shape_of
+from rl.weights.source import TensorInfo, family_of, package, read_tensor, shape_of
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "llama": {"model_type": "llama"},
@@ -100,12 +100,12 @@ class GGUFFile:
 
     def _names(self) -> dict[str, str]:
         """Hugging Face's names by llama.cpp's, those of layers by the name in the first layer."""
-        family, shape = shape_of(self)
+        table = family_of(self).tensors(shape_of(self))
         gguf = package("gguf")
         number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self._architecture)
         known = gguf.get_tensor_name_map(number, 1)
         found = {}
-        for stored in family.tensors(shape).values():
+        for stored in table.values():
             plain = stored.name.replace(".{expert}", "").format(layer=0)
             if name := known.get_name(plain, try_suffixes=(".weight", ".bias")):
                 found[name] = stored.name

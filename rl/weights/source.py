@@ -90,23 +90,31 @@ def open_source(path: Path) -> Source:
     raise ConfigError(f"{path} is no checkpoint; expected a folder with config.json and *.safetensors, or a GGUF file")
 
 
-def shape_of(source: Source, config: Mapping[str, Any] | None = None) -> tuple[Family, DecoderConfig]:
-    """The family that reads a checkpoint's `model_type`, and the shape that its `config.json` describes.
+def family_of(source: Source) -> Family:
+    """The family that reads a checkpoint's `model_type`.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    known = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+    kind = str(source.config.get("model_type"))
+    if kind not in known:
+        raise unknown_name(f"model_type of {source.path}", kind, known)
+    return known[kind]
+
+
+def shape_of(source: Source, config: Mapping[str, Any] | None = None) -> DecoderConfig:
+    """The shape that a checkpoint's `config.json` describes.
 
     Args:
         source: the checkpoint.
-        config: another `config.json` to go by.
+        config: what to go by instead of its own.
 
     Raises:
-        ConfigError: when there is no such family, or it does not compute what is asked for.
+        ConfigError: when it asks for what its family does not compute.
     """
-    config = source.config if config is None else config
-    known = {kind: family for family in FAMILIES.values() for kind in family.model_types}
-    kind = str(config.get("model_type"))
-    if kind not in known:
-        raise unknown_name(f"model_type of {source.path}", kind, known)
     try:
-        return known[kind], known[kind].read_config(config)
+        return family_of(source).read_config(source.config if config is None else config)
     except ValueError as error:
         raise ConfigError(f"{source.path}: {error}") from error
 

@@ -11,13 +11,13 @@ import jax
 from rl.models.base import Params
 from rl.parallel.mesh import make_mesh, parameter_shardings
 from rl.weights.load import load
-from rl.weights.source import open_source, shape_of
+from rl.weights.source import family_of, open_source, shape_of
 
 
 def run(folder: str, dtype: str) -> Params:
     source = open_source(Path(folder))
-    family, shape = shape_of(source)
-    model = family.build(shape)
+    family = family_of(source)
+    model = family.build(shape_of(source))
     return load(source, family, model, parameter_shardings(make_mesh({"data": 1}), model.axes, {}), dtype)
 
 

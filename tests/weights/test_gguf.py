@@ -151,6 +151,16 @@ def test_a_block_of_q8_0_by_hand(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[5], np.arange(-16, 16) / 2)
 
 
+def test_experts_lie_in_one_tensor(tensors: Tensors, tmp_path: Path) -> None:
+    """Qwen3-MoE: `[experts, outputs, inputs]`, each read by itself."""
+    experts = np.arange(4 * 32 * 32, dtype=np.float32).reshape(4, 32, 32)
+    extra = {f"blk.{n}.ffn_{m}_exps.weight": experts + n for n in range(2) for m in ("gate", "up", "down")}
+    moe = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
+    source = GGUFFile(write(tmp_path / "model.gguf", {**tensors, **extra}, architecture="qwen3moe", **moe))
+    assert source.config["num_experts"] == 4 and source.config["moe_intermediate_size"] == 32
+    np.testing.assert_array_equal(source.read("model.layers.1.mlp.experts.2.up_proj.weight"), experts[2] + 1)
+
+
 def test_the_stretch_of_llama_3_is_recognised(tensors: Tensors, tmp_path: Path) -> None:
     """llama.cpp keeps a divisor per pair: 1 for fast pairs, the factor for slow ones, in between what Llama 3 says."""
     pairs = 500000.0 ** (-np.arange(0, 8, 2) / 8)
@@ -175,7 +185,7 @@ def test_the_stretch_of_llama_3_is_recognised(tensors: Tensors, tmp_path: Path) 
 
 def test_linear_scaling(tensors: Tensors, tmp_path: Path) -> None:
     scaling = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
-    _, shape = shape_of(GGUFFile(write(tmp_path / "model.gguf", tensors, **scaling)))
+    shape = shape_of(GGUFFile(write(tmp_path / "model.gguf", tensors, **scaling)))
     assert (shape.ropes[0].stretch, shape.ropes[0].factor) == ("linear", 4.0)
 
 

@@ -15,7 +15,7 @@ from envs.errors import ConfigError, UpswingError
 from rl.models.base import Params
 from rl.parallel.mesh import make_mesh, parameter_shardings
 from rl.weights.load import load
-from rl.weights.source import find_source, open_source, shape_of
+from rl.weights.source import family_of, find_source, open_source, shape_of
 
 Tensors = dict[str, np.ndarray]
 Write = Callable[..., Path]
@@ -23,8 +23,8 @@ Write = Callable[..., Path]
 
 def loaded(folder: Path, dtype: str = "float32", mesh: dict[str, int] | None = None, **rules: str) -> Params:
     source = open_source(folder)
-    family, shape = shape_of(source)
-    model = family.build(shape)
+    family = family_of(source)
+    model = family.build(shape_of(source))
     shardings = parameter_shardings(make_mesh(mesh or {"data": 1}), model.axes, rules)
     return load(source, family, model, shardings, dtype)
 

@@ -19,7 +19,7 @@ from rl.parallel.mesh import make_mesh, parameter_shardings
 from rl.weights.load import load
 from rl.weights.safetensors_dir import SafetensorsDirectory
 from rl.weights.save import copy_beside, save_config, save_weights, whole
-from rl.weights.source import shape_of
+from rl.weights.source import family_of, shape_of
 
 Tensors = dict[str, np.ndarray]
 Write = Callable[..., Path]
@@ -27,8 +27,8 @@ Write = Callable[..., Path]
 
 def opened(folder: Path, mesh: dict[str, int] | None = None, **rules: str) -> tuple[Family, Model, Params]:
     source = SafetensorsDirectory(folder)
-    family, shape = shape_of(source)
-    model = family.build(shape)
+    family = family_of(source)
+    model = family.build(shape_of(source))
     return (
         family,
         model,

@@ -77,6 +77,9 @@ class InferenceConfig:
     slots: int | None = None  # sequences decoded at once; None: as many as memory allows, at most 256
     context: int | None = None  # tokens of prompt and completion the cache holds; None: the model's context
     tokens_per_dispatch: int = 8  # tokens decoded per compiled call
+    chunk: int = 256  # tokens of a prompt read at once; others draw between the pieces of a longer one
+    exact: bool = True  # what is drawn depends on nothing but the request, bit for bit; false: prompts share beginnings
+    max_waiting: int | None = None  # requests that may wait for a slot before more are refused; None: any number
 
 
 @dataclass

@@ -111,6 +111,9 @@ def make_engine(config: InferenceConfig, policy: Policy) -> JaxEngine:
             slots=config.slots or affordable_slots(policy.model.config, config.context),
             context=config.context,
             tokens_per_dispatch=config.tokens_per_dispatch,
+            chunk=config.chunk,
+            exact=config.exact,
+            max_waiting=config.max_waiting,
             text_of=policy.renderer.text,
         )
 

@@ -62,7 +62,7 @@ class Generation:
         versions: the policy version each was sampled with.
         finish_reason: None while more is to come.
         stopped_by: the stop id or stop text that ended it.
-        cached_tokens: tokens of the prompt that did not have to be read.
+        cached_tokens: tokens of the prompt that did not have to be read; no part of what was said, so not compared.
     """
 
     ids: list[int]
@@ -71,7 +71,7 @@ class Generation:
     versions: list[int]
     finish_reason: FinishReason | None
     stopped_by: int | str | None = None
-    cached_tokens: int = 0
+    cached_tokens: int = field(default=0, compare=False)
 
 
 class Engine(Protocol):

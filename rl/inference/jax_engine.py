@@ -1,4 +1,4 @@
-"""The in-process engine: continuous batching over fixed slots, one prefill per group, all shapes fixed or bucketed.
+"""The in-process engine: continuous batching over fixed slots, prompts read in pieces and once, all shapes bucketed.
 
 The slots are cut into lanes, which draw side by side. On a CPU there is a lane per core: XLA spreads one large product
 over the cores, but the products of a decode step are too small for that, and 2 lanes of 32 rows drew 1.5 times as fast
@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 
 from envs.errors import ContextLengthError
-from rl.inference.decode import make_decode, make_prefill, unstack
+from rl.inference.cache import Cache
 from rl.inference.engine import EngineBusyError, EngineError, Generation, PauseMode, TokenSampling
-from rl.inference.lane import Lane
+from rl.inference.lane import Lane, Programs
+from rl.inference.layers import unstack
 from rl.inference.requests import Request, TextOf, check_sampling
 from rl.models.base import Model, Params
 
@@ -28,16 +29,22 @@ LEAST_LANE = 16
 class JaxEngine:
     """Samples on the devices of this process.
 
-    Compiled shapes: the rows of a lane decode together, `prefill_batch` prompts are read together, prompts are padded
-    to a power of two. Nothing else varies, so nothing compiles after each bucket was seen once.
+    Compiled shapes: the rows of a lane decode together; pieces of prompts are padded to a power of two, and so are the
+    columns they look at; the cache has as many columns as the longest sequence needs, in steps of four times as many.
+    Nothing else varies, so nothing compiles after each bucket was seen once.
 
     Args:
         model: the decoder.
         params: its parameters; replaced by `load_weights`.
         slots: sequences decoded at once.
-        context: columns of the cache; at most the model's context (the default).
+        context: the most tokens of a prompt and its completion; at most the model's context (the default).
         tokens_per_dispatch: tokens drawn between two looks at the queue.
-        prefill_batch: prompts read at once.
+        chunk: the most tokens of a prompt that are read at once, and about how many tokens of prompts are read
+            together; longer prompts are read in pieces between which others draw.
+        exact: what a request draws depends on nothing but itself, bit for bit: the cache always has room for the whole
+            context, and a prompt is read from its beginning unless the very same one was read already. Otherwise
+            requests begin with whatever tokens they share with others before or beside them, and short sequences do
+            not pay for long ones; log-probs then agree to about 1e-5.
         max_stop_ids: most stop tokens a request may name.
         max_biases: most tokens a request may bias.
         max_waiting: most requests that may wait for a slot; None: any number.
@@ -59,7 +66,8 @@ class JaxEngine:
         slots: int = 64,
         context: int | None = None,
         tokens_per_dispatch: int = 8,
-        prefill_batch: int = 32,
+        chunk: int = 256,
+        exact: bool = False,
         max_stop_ids: int = 8,
         max_biases: int = 64,
         max_waiting: int | None = None,
@@ -74,20 +82,25 @@ class JaxEngine:
         if lanes < 1 or slots % lanes:
             raise ValueError(f"lanes is {lanes}; expected a divisor of the {slots} slots")
         self._unstack = jax.jit(lambda p: unstack(model, p))
-        self._prefill = jax.jit(make_prefill(model), donate_argnums=1)
-        self._decode = jax.jit(make_decode(model, tokens_per_dispatch), donate_argnums=1)
+        self._programs = Programs(model, tokens_per_dispatch)
         self._params = self._unstack(params)
         self._version = version
+
+        def place_cache(cache: Cache) -> Cache:
+            return cache
+
         self._lanes = [
             Lane(
                 model,
+                self._programs,
                 slots // lanes,
-                self._context,
+                context=self._context,
+                tokens_per_dispatch=tokens_per_dispatch,
+                chunk=chunk,
+                exact=exact,
                 max_stop_ids=max_stop_ids,
                 max_biases=max_biases,
-                prefill_batch=prefill_batch,
-                prefill=lambda *args: self._prefill(*args),
-                decode=self._decode,
+                place_cache=place_cache,
             )
             for _ in range(lanes)
         ]
@@ -158,6 +171,8 @@ class JaxEngine:
         async with self._gate:
             self._params = self._unstack(params)
             self._version = version
+            for lane in self._lanes:
+                lane.forget()
 
     async def relabel(self, version: int) -> None:
         async with self._gate:
@@ -176,7 +191,9 @@ class JaxEngine:
         self._resumed.set()
 
     async def flush_cache(self) -> None:
-        """Nothing is kept yet."""
+        async with self._gate:
+            for lane in self._lanes:
+                lane.forget()
 
     async def health(self) -> None:
         if self._closed:
@@ -189,13 +206,13 @@ class JaxEngine:
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+        self._threads.shutdown()  # waits for what is being drawn
         self._failure = self._failure or EngineError("the engine was closed while requests were waiting")
         self._abort(None)
-        self._threads.shutdown()
 
     def compiled_programs(self) -> int:
         """How many programs were compiled so far; constant in steady state."""
-        return sum(f._cache_size() for f in (self._unstack, self._prefill, self._decode))  # type: ignore[attr-defined]
+        return self._unstack._cache_size() + self._programs.compiled  # type: ignore[attr-defined]
 
     async def _submit(
         self,
@@ -258,12 +275,11 @@ class JaxEngine:
             request = self._waiting.popleft()
             if request.over:
                 continue
-            past = request.tokens[:-1]
-            min(free, key=lambda lane: (past not in lane.unread, -len(lane.free))).place(request)
+            best = free[0] if len(free) == 1 else max(free, key=lambda lane: (lane.shares(request), lane.free))
+            best.place(request)
 
     def _abort(self, request_id: str | None) -> None:
-        running = [request for lane in self._lanes for request in lane.running if request is not None]
-        for request in [*self._waiting, *running]:
+        for request in [*self._waiting, *(request for lane in self._lanes for request in lane.requests)]:
             if request_id in (None, request.id):
                 request.end("abort")
         self._waiting = deque(request for request in self._waiting if not request.over)

@@ -40,9 +40,15 @@ def prompt(length: int) -> list[int]:
     return [(7 * i) % 256 for i in range(length)]
 
 
+def spelled(ids: Sequence[int]) -> str:
+    return "".join(f"<{i}>" for i in ids)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(model: Model, params: Params) -> AsyncIterator[JaxEngine]:
-    engine = JaxEngine(model, params, slots=8, lanes=2, tokens_per_dispatch=4, prefill_batch=2)
+    engine = JaxEngine(
+        model, params, slots=8, lanes=2, tokens_per_dispatch=4, chunk=32, exact=True, text_of=spelled, max_waiting=16
+    )
     yield engine
     await engine.close()
 
@@ -119,8 +125,8 @@ async def test_a_neighbour_that_truncates_changes_nothing(engine: JaxEngine) -> 
     assert other.ids[:20] != alone.ids and max(other.logprobs) <= 0 and min(other.logprobs) > -5
 
 
-async def test_a_group_shares_one_prefill(engine: JaxEngine) -> None:
-    read = engine._prefill
+async def test_a_group_is_read_once(engine: JaxEngine) -> None:
+    read = engine._programs.read
     calls = 0
 
     def counted(*args: object) -> object:
@@ -128,18 +134,23 @@ async def test_a_group_shares_one_prefill(engine: JaxEngine) -> None:
         calls += 1
         return read(*args)
 
-    engine._prefill = counted
+    engine._programs.read = counted
     try:
-        await asyncio.gather(*(engine.generate(PROMPT, TokenSampling(max_tokens=2, seed=i)) for i in range(4)))
-        assert calls == 1
+        await engine.flush_cache()
+        group = await asyncio.gather(*(engine.generate(PROMPT, TokenSampling(max_tokens=2, seed=i)) for i in range(4)))
+        assert calls == 1 and [g.cached_tokens for g in group] == [0, 5, 5, 5]
         await asyncio.gather(*(engine.generate([*PROMPT, i], TokenSampling(max_tokens=2)) for i in range(4)))
         assert calls == 2, "prompts that differ in their last token alone share it too"
         await asyncio.gather(*(engine.generate([i, *PROMPT], TokenSampling(max_tokens=2)) for i in range(4)))
-        assert calls == 4, "four different prompts, two at a time"
+        assert calls == 4, "four different prompts, two in each lane"
+        assert (await engine.generate([1, *PROMPT], TokenSampling(max_tokens=2))).cached_tokens == 6
         await engine.generate([5], TokenSampling(max_tokens=2))
-        assert calls == 4, "one token is read as it is decoded"
+        assert calls == 4, "a prompt that was read before, and one token, which is read as it is decoded"
+        await engine.flush_cache()
+        assert (await engine.generate([1, *PROMPT], TokenSampling(max_tokens=2))).cached_tokens == 0
+        assert calls == 5
     finally:
-        engine._prefill = read
+        engine._programs.read = read
 
 
 async def test_nothing_compiles_in_steady_state(engine: JaxEngine) -> None:
@@ -226,7 +237,6 @@ async def test_greedy_takes_the_likeliest_every_time(engine: JaxEngine, params: 
         ({"max_tokens": 4, "min_tokens": 5}, r"min_tokens is 5; expected 0 … max_tokens \(4\)"),
         ({"stop_ids": (264,)}, "token 264 in stop_ids or logit_bias; the vocabulary has 0 … 263"),
         ({"logit_bias": dict.fromkeys(range(65), 1.0)}, "logit_bias has 65 tokens; at most 64 fit"),
-        ({"stop": ("x",)}, r"stop strings \['x'\] were asked for, but this engine knows no text: give it text_of="),
     ],
 )
 async def test_sampling_that_cannot_be_done_is_refused(engine: JaxEngine, given: dict, expected: str) -> None:
@@ -266,22 +276,16 @@ async def test_plain_logprobs_are_under_temperature_1(engine: JaxEngine, params:
     assert plain.plain_logprobs == plain.logprobs
 
 
-async def test_a_stop_text_ends_with_the_token_that_completes_it(model: Model, params: Params) -> None:
-    engine = JaxEngine(
-        model, params, slots=2, tokens_per_dispatch=4, text_of=lambda ids: "".join(f"<{i}>" for i in ids)
-    )
-    try:
-        free = await engine.generate(PROMPT, TokenSampling(max_tokens=12, seed=1))
-        text = f"{free.ids[4]}><{free.ids[5]}"
-        stopped = await engine.generate(PROMPT, TokenSampling(max_tokens=12, stop=("zz", text), seed=1))
-        assert (stopped.ids, stopped.finish_reason, stopped.stopped_by) == (free.ids[:6], "stop", text)
-        assert len(stopped.logprobs) == len(stopped.plain_logprobs) == len(stopped.versions) == 6
-        later = await engine.generate(PROMPT, TokenSampling(max_tokens=12, stop=(text,), min_tokens=6, seed=1))
-        assert later.ids == free.ids
-        with pytest.raises(ValueError, match="a stop string is empty"):
-            await engine.generate(PROMPT, TokenSampling(stop=("",)))
-    finally:
-        await engine.close()
+async def test_a_stop_text_ends_with_the_token_that_completes_it(engine: JaxEngine) -> None:
+    free = await engine.generate(PROMPT, TokenSampling(max_tokens=12, seed=1))
+    text = f"{free.ids[4]}><{free.ids[5]}"
+    stopped = await engine.generate(PROMPT, TokenSampling(max_tokens=12, stop=("zz", text), seed=1))
+    assert (stopped.ids, stopped.finish_reason, stopped.stopped_by) == (free.ids[:6], "stop", text)
+    assert len(stopped.logprobs) == len(stopped.plain_logprobs) == len(stopped.versions) == 6
+    later = await engine.generate(PROMPT, TokenSampling(max_tokens=12, stop=(text,), min_tokens=6, seed=1))
+    assert later.ids == free.ids
+    with pytest.raises(ValueError, match="a stop string is empty"):
+        await engine.generate(PROMPT, TokenSampling(stop=("",)))
 
 
 async def test_a_stream_tells_the_same_in_pieces(engine: JaxEngine) -> None:
@@ -299,7 +303,7 @@ async def test_a_stream_that_is_closed_gives_its_slot_back(engine: JaxEngine) ->
         break
     await stream.aclose()
     await engine.generate(PROMPT, TokenSampling(max_tokens=1))
-    assert not any(any(lane.running) for lane in engine._lanes)
+    assert not any(lane.busy for lane in engine._lanes)
 
 
 async def test_abort_ends_a_request_with_what_it_has(engine: JaxEngine) -> None:
@@ -324,16 +328,14 @@ async def test_abort_ends_a_request_with_what_it_has(engine: JaxEngine) -> None:
     assert await engine.generate(PROMPT, sampling) == whole
 
 
-async def test_a_full_queue_refuses(model: Model, params: Params) -> None:
-    engine = JaxEngine(model, params, slots=2, max_waiting=3)
+async def test_a_full_queue_refuses(engine: JaxEngine) -> None:
     await engine.pause()
-    waiting = [asyncio.create_task(engine.generate(PROMPT, TokenSampling(max_tokens=2))) for _ in range(3)]
+    waiting = [asyncio.create_task(engine.generate(PROMPT, TokenSampling(max_tokens=2))) for _ in range(16)]
     await turns_of_the_loop()
-    with pytest.raises(EngineBusyError, match="3 requests wait for a slot already; try again later"):
+    with pytest.raises(EngineBusyError, match="16 requests wait for a slot already; try again later"):
         await engine.generate(PROMPT, TokenSampling())
     await engine.resume()
-    assert [len(g.ids) for g in await asyncio.gather(*waiting)] == [2, 2, 2]
-    await engine.close()
+    assert [len(g.ids) for g in await asyncio.gather(*waiting)] == [2] * 16
 
 
 async def test_new_weights_draw_the_tokens_that_follow(
@@ -461,6 +463,8 @@ async def test_a_failure_is_the_infrastructures_and_no_bug_of_the_environment() 
 
 async def test_closing_ends_what_waits(model: Model, params: Params) -> None:
     engine = JaxEngine(model, params, slots=2)
+    with pytest.raises(ValueError, match=r"stop strings \['x'\] were asked for, .* knows no text: give it text_of="):
+        await engine.generate(PROMPT, TokenSampling(stop=("x",)))
     await engine.pause()
     waiting = asyncio.create_task(engine.generate(PROMPT, TokenSampling()))
     await turns_of_the_loop()

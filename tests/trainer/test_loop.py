@@ -172,7 +172,7 @@ STEPS = 4
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(model: Model, params: Params) -> AsyncIterator[JaxEngine]:
-    engine = JaxEngine(model, params, slots=8, tokens_per_dispatch=4, prefill_batch=2)
+    engine = JaxEngine(model, params, slots=8, tokens_per_dispatch=4, exact=True)
     yield engine
     await engine.close()
 

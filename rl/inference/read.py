@@ -1,0 +1,115 @@
+"""Reading pieces of prompts into the cache, a layer at a time.
+
+Every layer of a kind runs the same compiled program: compiling takes as long for 30 layers as for one, and the many
+shapes of pieces cost little. The price, a call per layer, is small beside the work on some hundred tokens. Drawing is
+the other way round: its one program has all layers in it, because it has one shape and does little work per token.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rl.inference.cache import Cache, cached_attention
+from rl.inference.layers import layers_of
+from rl.models.base import Block, Model, Params, Rotation
+
+Compiled = Any
+"""What `jax.jit` returns; it knows how often it was compiled."""
+
+
+class Pieces(NamedTuple):
+    """A tokens each of C prompts: where they go. Rows that are not needed repeat another one.
+
+    Attributes:
+        tokens: padded at the end with anything; what that writes is overwritten, or never seen.
+        slots: of each row.
+        starts: position of each row's first token.
+    """
+
+    tokens: Int[Array, "A C"]
+    slots: Int[Array, "A"]
+    starts: Int[Array, "A"]
+
+
+def begin(model: Model, columns: int, params: Params, pieces: Pieces) -> tuple[jax.Array, tuple[Rotation, ...]]:
+    """Embeddings of the pieces, and the rotations of their positions."""
+    positions = pieces.starts[:, None] + jnp.arange(pieces.tokens.shape[1])[None]
+    return model.embed(params, pieces.tokens), model.rotations(positions, columns)
+
+
+def read_layer(
+    block: Block,
+    extent: int,
+    last: bool,
+    layer: Params,
+    x: Float[Array, "A C D"],
+    rotation: Rotation,
+    keys: Float[Array, "S K H T"],
+    values: Float[Array, "S K T H"],
+    pieces: Pieces,
+    window: Int[Array, ""],
+) -> tuple[jax.Array | None, jax.Array, jax.Array]:
+    """One layer over the pieces: `(x, keys, values)`; what the last one computes besides keys and values is left out.
+
+    Args:
+        extent: columns to be looked at; no piece reaches beyond.
+        window: tokens that each token sees, itself included.
+    """
+    A, C = pieces.tokens.shape
+    positions = pieces.starts[:, None] + jnp.arange(C)[None]
+    back = positions[:, :, None] - jnp.arange(extent)[None, None]
+    visible = (back >= 0) & (back < window)
+
+    def attend(q: Any, k: Any, v: Any, state: Any, *, sinks: Any = None) -> tuple[Any, Any]:
+        keys, values = state
+        for a in range(A):
+            slot, start = pieces.slots[a], pieces.starts[a]
+            keys = jax.lax.dynamic_update_slice(keys, k[a].transpose(1, 2, 0)[None], (slot, 0, 0, start))
+            values = jax.lax.dynamic_update_slice(values, v[a].transpose(1, 0, 2)[None], (slot, 0, start, 0))
+        own_k, own_v = keys[:, :, :, :extent][pieces.slots], values[:, :, :extent][pieces.slots]
+        return cached_attention(q, own_k, own_v, visible, sinks), (keys, values)
+
+    x, (keys, values), _ = block(layer, x, rotation, attend, (keys, values))
+    return (None if last else x), keys, values
+
+
+class Reader:
+    """The compiled programs that read. Shapes: rows, length and extent of the pieces, and columns of the cache."""
+
+    def __init__(self, model: Model) -> None:
+        self._layers = layers_of(model)
+        self._windows = [jnp.asarray(2**30 if layer.window is None else layer.window) for layer in self._layers]
+        self._begin: Compiled = jax.jit(partial(begin, model), static_argnums=0)
+        self._programs: dict[Block, Compiled] = {
+            block: jax.jit(partial(read_layer, block), static_argnums=(0, 1), donate_argnums=(5, 6))
+            for block in {layer.block for layer in self._layers}
+        }
+
+    def __call__(self, params: Params, cache: Cache, pieces: Pieces, extent: int) -> Cache:
+        """The cache with the pieces in it; the one that was given is used up."""
+        x, rotations = self._begin(cache.values[0].shape[2], params, pieces)
+        keys, values = [], []
+        for number, (layer, window) in enumerate(zip(self._layers, self._windows, strict=True)):
+            x, new_keys, new_values = self._programs[layer.block](
+                extent,
+                number == len(self._layers) - 1,
+                params["layers"][number],
+                x,
+                rotations[layer.rope],
+                cache.keys[number],
+                cache.values[number],
+                pieces,
+                window,
+            )
+            keys.append(new_keys)
+            values.append(new_values)
+        return Cache(tuple(keys), tuple(values))
+
+    @property
+    def programs(self) -> Sequence[Compiled]:
+        """What was compiled."""
+        return [self._begin, *self._programs.values()]

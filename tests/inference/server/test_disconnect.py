@@ -46,7 +46,7 @@ async def service(engine: JaxEngine) -> Any:
 
 
 def busy(engine: JaxEngine) -> int:
-    return sum(request is not None and not request.over for lane in engine._lanes for request in lane.running)
+    return sum(not request.over for lane in engine._lanes for request in lane.requests)
 
 
 CASES = {

@@ -98,7 +98,7 @@ async def test_what_is_under_way_is_answered_when_a_server_ends(drain: float, re
 
 
 def engine_requests(engine: JaxEngine) -> int:
-    return len(engine._waiting) + sum(request is not None for lane in engine._lanes for request in lane.running)
+    return len(engine._waiting) + sum(len(lane.requests) for lane in engine._lanes)
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -251,4 +251,5 @@ class ServeConfig:
     max_requests: int = 1024  # completions under way at once, waiting ones included; more get 503
     drain: float = 10.0  # seconds that requests under way get when the server is told to end
     log_requests: bool = False  # a line per request
+    score: bool = True  # score prompts (logprob_start_len); keeps the weights a second time
     seed: int = 0  # of fresh weights

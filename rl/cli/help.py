@@ -40,6 +40,7 @@ EXAMPLES = {
     "serve": """\
         rl serve model=tiny port=30000
         rl serve run=runs/NAME port=0 log_requests=true
+        rl serve model=smollm2_135m
         rl serve model=tiny host=0.0.0.0 api_key_env=SERVE_KEY inference.slots=64
         """,
 }
@@ -114,6 +115,7 @@ KNOBS = {  # key -> what it is, with its unit
         "max_requests": "completions under way at once, waiting ones included; more get 503",
         "drain": "seconds that requests under way get when the server is told to end",
         "log_requests": "print a line per request",
+        "score": "score prompts, logprob_start_len; keeps the weights a second time",
     },
 }
 

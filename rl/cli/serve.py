@@ -4,12 +4,16 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from envs.errors import ConfigError
 from rl.cli.launch import composed_or_shown, parse
 from rl.config import ServeConfig
+
+if TYPE_CHECKING:
+    from rl.cli.build import Policy
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -31,13 +35,20 @@ def serve(config: ServeConfig) -> None:
     listener = lifecycle.bound(config.host, config.port)  # first of all: to load a model may take minutes
     from rl.cli.build import make_engine, make_policy
     from rl.cli.model import model_of_run
+    from rl.cli.reload import weights_reader
+    from rl.inference.score import Scorer
     from rl.inference.server.app import make_app
+    from rl.models.lora import dense
 
     if config.log_requests:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
     model = config.model if config.run is None else model_of_run(Path(config.run))
     policy = make_policy(model, config.hardware, config.seed)
     name = config.name or _name(config)
+    read = weights_reader(policy, config.hardware, model.dtype)
+
+    async def load_weights(path: str) -> Any:
+        return await asyncio.to_thread(read, path)
 
     async def main() -> None:
         engine = make_engine(config.inference, policy)
@@ -45,6 +56,10 @@ def serve(config: ServeConfig) -> None:
             engine,
             policy.renderer,
             model=name,
+            vocab_size=policy.model.config.vocab_size,
+            encode=_encoder(policy),
+            load_weights=load_weights,
+            score=Scorer(policy.model, dense(policy.params)) if config.score else None,
             api_key=key,
             max_requests=config.max_requests,
         )
@@ -72,9 +87,21 @@ def _greeting(url: str, name: str, context: int, key: str | None) -> str:
 
 
 def _name(config: ServeConfig) -> str:
-    if config.run is not None:
-        return Path(config.run).resolve().name
-    return Path(config.model.source or config.model.name or "").stem
+    named = config.run or config.model.checkpoint
+    if named is not None:
+        return Path(named).resolve().name
+    return Path(config.model.source or config.model.name or "model").name.removesuffix(".gguf")
+
+
+def _encoder(policy: "Policy") -> Callable[[str], list[int]]:
+    """Text to tokens, with nothing added."""
+    from envs.render import ByteRenderer
+    from envs.tokenizer import load_tokenizer
+
+    if isinstance(policy.renderer, ByteRenderer):
+        return lambda text: list(text.encode("utf-8", "surrogatepass"))
+    assert policy.origin.source is not None  # only a checkpoint comes with another renderer
+    return load_tokenizer(policy.origin.source.path).encode
 
 
 def _api_key(variable: str | None) -> str | None:

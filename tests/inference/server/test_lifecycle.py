@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,11 +19,15 @@ from envs import OpenAIClient, evaluate, load_environment
 from envs.errors import ConfigError
 from envs.render import ByteRenderer
 from envs.types import Sampling
+from rl.cli.build import make_policy
 from rl.cli.main import main
+from rl.config import HardwareConfig, ModelConfig
 from rl.inference.jax_engine import JaxEngine
+from rl.inference.score import Scorer
 from rl.inference.server.app import make_app
 from rl.inference.server.lifecycle import Server, bound, serve
 from rl.rollout.client import EngineClient
+from rl.weights.save import save_config, save_weights
 
 LONG = {"input_ids": [1, 2], "sampling_params": {"max_new_tokens": 500, "ignore_eos": True}}
 SMALL = ["model.layers=1", "model.width=16", "model.heads=2", "model.kv_heads=1", "model.ffn=16", "model.context=256"]
@@ -166,6 +171,43 @@ def test_a_second_server_at_the_same_port_says_so(process) -> None:
     )
 
 
+def test_the_process_takes_new_weights_from_a_directory(process, tmp_path: Path) -> None:
+    """As a trainer publishes them: another seed's weights, in Hugging Face's format."""
+    sizes = {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1, "ffn": 16, "context": 256}
+    policy = make_policy(ModelConfig(name="llama", **sizes), HardwareConfig(), seed=5)
+    (tmp_path / "published").mkdir()
+    family, settings = policy.origin.family, policy.origin.settings
+    save_weights(tmp_path / "published", family, policy.model, policy.params, dtype=lambda name: "float32")
+    described = {**family.write_config(family.read_config(settings)), **settings}
+    save_config(tmp_path / "published", described, None, "float32")
+    prompt = [72, 101, 108, 108, 111]
+
+    def post(path: str, **fields: Any) -> Any:
+        body = json.dumps(fields).encode()
+        request = urllib.request.Request(f"{process[1]}{path}", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return json.loads(response.read())
+
+    def scores() -> list[float]:
+        nothing = {"max_new_tokens": 0}
+        fields = {"input_ids": prompt, "sampling_params": nothing, "return_logprob": True, "logprob_start_len": 0}
+        return [p for p, _, _ in post("/generate", **fields)["meta_info"]["input_token_logprobs"][1:]]
+
+    before = scores()
+    answer = post("/update_weights_from_disk", model_path=str(tmp_path / "published"), weight_version="3")
+    assert answer["success"] and answer["message"].endswith("Weight version updated to 3.")
+    after = scores()
+    expected = asyncio.run(_scored(Scorer(policy.model, policy.params), prompt))
+    assert after == pytest.approx(expected, abs=1e-5)
+    assert max(abs(a - b) for a, b in zip(before, after, strict=True)) > 1e-3
+    drawn = post("/generate", text="Hello", sampling_params={"max_new_tokens": 2})
+    assert drawn["meta_info"]["weight_versions"] == [{"version": "3", "start": 0, "end": 2}]
+
+
+async def _scored(scorer: Scorer, ids: list[int]) -> list[float]:
+    return await scorer(ids)
+
+
 def test_a_process_that_is_told_to_end_does_so_in_order(process) -> None:
     """The last test of the process."""
     served, url = process
@@ -179,10 +221,3 @@ def test_a_process_that_is_told_to_end_does_so_in_order(process) -> None:
     assert (served.returncode, out.splitlines()[-1]) == (0, "stopped")
     assert re.search(r"POST /v1/chat/completions 200 \d+\.\d{3} s\n", out)
     assert out.count("Traceback") == 0
-
-
-def test_there_is_no_sweep_of_servers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "-m", "port=1,2"]) == 2
-    assert "rl serve is one server; it takes no -m" in capsys.readouterr().err
-    assert main(["serve", "api_key_env=UPSWING_NO_SUCH_KEY"]) == 2
-    assert capsys.readouterr().err == "error: api_key_env names UPSWING_NO_SUCH_KEY, but that variable is not set\n"

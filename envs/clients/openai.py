@@ -6,12 +6,12 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from envs.clients.openai_wire import encode, parse_completion, refusal, retry_after
+from envs.clients.openai_wire import encode, parse_completion, parse_piece, refusal, retry_after
 from envs.errors import ConfigError, InfrastructureError
-from envs.types import Completion, Message, Sampling, ToolSchema, Turn
+from envs.types import Completion, FinishReason, Message, Sampling, ToolSchema, Turn
 
 if TYPE_CHECKING:
     import aiohttp
@@ -90,6 +90,34 @@ class OpenAIClient:
         body = encode(self.model, messages, tools, sampling, self._extra)
         raw = await self._request("POST", self._url, body)
         return parse_completion(raw, self._url)
+
+    async def stream(
+        self, messages: Sequence[Message], sampling: Sampling = Sampling()
+    ) -> AsyncGenerator[tuple[str, FinishReason | None], None]:
+        """Answers `messages` piece by piece: text, and with the last piece why it ends. For a person who reads along:
+        nothing is repeated, and tools are not offered.
+
+        Raises:
+            InfrastructureError, ContextLengthError, ConfigError: see `complete`.
+        """
+        import aiohttp
+
+        body = encode(self.model, messages, (), sampling, {**self._extra, "stream": True})
+        try:
+            async with self._open_session().post(self._url, data=aiohttp.BytesPayload(body)) as response:
+                if response.status != 200:
+                    raw = await response.read()
+                    if response.status in _RETRIED:
+                        raise InfrastructureError(f"{self._url} answered {response.status}: {raw[:300]!r}")
+                    raise refusal(response.status, raw, self._url, self.model)
+                async for line in response.content:
+                    field, _, data = line.strip().partition(b":")
+                    if field == b"data" and data.strip() != b"[DONE]":
+                        yield parse_piece(data, self._url)
+        except TimeoutError:
+            raise InfrastructureError(f"{self._url} did not finish its answer within {self._timeout:g} s") from None
+        except aiohttp.ClientError as error:
+            raise InfrastructureError(f"{self._url} broke off ({type(error).__name__}: {error})") from error
 
     async def check(self) -> list[str]:
         """Fails early: asks the server for its models and returns their names.

@@ -28,10 +28,13 @@ def encode(
     sampling: Sampling,
     extra: Mapping[str, Any],
 ) -> bytes:
-    """The request's body. What `sampling` leaves open is not sent; a field of `extra` that is None is taken out."""
+    """The request's body. What `sampling` leaves open is not sent; a field of `extra` that is None is taken out.
+
+    Earlier reasoning is not sent back: chat formats hide it from the model, and some servers refuse it.
+    """
     body: dict[str, Any] = {
         "model": model,
-        "messages": messages,
+        "messages": [_without_reasoning(message) for message in messages],
         "temperature": sampling.temperature,
         "max_tokens": sampling.max_tokens,
     }
@@ -62,6 +65,7 @@ def parse_completion(raw: bytes, url: str) -> Completion:
         choice = data["choices"][0]
         answer = choice["message"]
         content = answer.get("content")
+        thought = answer.get("reasoning_content") or answer.get("reasoning")
         calls = [_tool_call(call, i) for i, call in enumerate(answer.get("tool_calls") or ())]
         reason = choice.get("finish_reason")
         tokens = (choice.get("logprobs") or {}).get("content")
@@ -74,10 +78,34 @@ def parse_completion(raw: bytes, url: str) -> Completion:
     if reason in _BROKEN or not isinstance(content, str | None):
         raise InfrastructureError(f"{url} gave up on the completion (finish_reason {reason!r}): {_excerpt(raw)}")
     message: Message = {"role": "assistant", "content": content}
+    if isinstance(thought, str) and thought:
+        message["reasoning_content"] = thought
     if calls:
         message["tool_calls"] = calls
     finish: FinishReason = "length" if reason in _CUT_OFF else "tool_calls" if calls else "stop"
     return Completion(message, finish, logprobs=logprobs, usage=usage)
+
+
+def parse_piece(data: bytes, url: str) -> tuple[str, FinishReason | None]:
+    """What one event of a streamed answer adds to the text (reasoning counts as text), and why the answer ends, if so.
+
+    Raises:
+        InfrastructureError: if it is no piece of a chat completion, or the server gave up on it.
+    """
+    try:
+        event = json.loads(data)
+        choices = event["choices"]
+        if not choices:
+            return "", None  # the count of tokens, which some servers send last
+        delta, reason = choices[0]["delta"], choices[0].get("finish_reason")
+        text = (delta.get("reasoning_content") or "") + (delta.get("content") or "")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InfrastructureError(
+            f"{url} streamed something that is no chat completion ({type(error).__name__}: {error}): {_excerpt(data)}"
+        ) from None
+    if reason in _BROKEN:
+        raise InfrastructureError(f"{url} gave up on the completion (finish_reason {reason!r})")
+    return text, None if reason is None else "length" if reason in _CUT_OFF else "stop"
 
 
 def refusal(status: int, raw: bytes, url: str, model: str) -> UpswingError:
@@ -108,6 +136,14 @@ def retry_after(value: str | None) -> float | None:
         return None
     when = when.replace(tzinfo=when.tzinfo or UTC)
     return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _without_reasoning(message: Message) -> Message:
+    if "reasoning_content" not in message:
+        return message
+    shown = message.copy()
+    del shown["reasoning_content"]
+    return shown
 
 
 def _tool_call(call: Mapping[str, Any], index: int) -> ToolCall:

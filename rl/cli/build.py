@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from envs.clients.base import Client
+from envs.clients.openai import OpenAIClient
 from envs.environment import Environment
 from envs.errors import ConfigError, unknown_name
 from envs.render import Renderer
@@ -143,10 +144,8 @@ async def make_client(config: EvalRunConfig) -> tuple[Client, str]:
     return client, config.run or model_name(model)
 
 
-async def make_openai_client(config: ClientConfig) -> tuple[Client, str]:
+async def make_openai_client(config: ClientConfig) -> tuple[OpenAIClient, str]:
     """A client of the server that `client.base_url` names, which was seen to answer, and the model's name there."""
-    from envs.clients.openai import OpenAIClient
-
     if not config.base_url or not config.model:
         raise ConfigError(
             "client=openai needs a server and a model: client.base_url=http://localhost:8000/v1 client.model=NAME; "

@@ -11,7 +11,7 @@ from typing import TextIO
 from envs.errors import unknown_name
 from envs.types import Sampling
 from rl.config import ChatConfig
-from rl.rollout.conversation import ClientConversation, Conversation, EngineConversation
+from rl.rollout.conversation import Conversation, EngineConversation, ServerConversation
 
 _YOU, _DIM, _PLAIN = "\x1b[1;36m", "\x1b[2m", "\x1b[0m"
 Close = Callable[[], Awaitable[None]]
@@ -84,7 +84,7 @@ def _open(config: ChatConfig, runner: asyncio.Runner) -> tuple[Conversation, Clo
         raise unknown_name("client.name", config.client.name, build.CLIENTS)
     if config.client.name == "openai":
         client, _ = runner.run(build.make_openai_client(config.client))
-        return ClientConversation(client, sampling, config.system), client.close
+        return ServerConversation(client, sampling, config.system), client.close
     if sys.stderr.isatty():
         _note("loading …")
     model = model_of_run(Path(config.run)) if config.run is not None else config.model

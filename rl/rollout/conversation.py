@@ -1,11 +1,12 @@
 """A conversation with a model, for a person: it answers piece by piece, and keeps what was said token by token."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 from uuid import uuid4
 
-from envs.clients.base import Client
+from envs.clients.openai import OpenAIClient
 from envs.render import Renderer, TextStream
 from envs.seeds import derive_seed
 from envs.types import Message, Sampling
@@ -19,7 +20,7 @@ class Conversation(Protocol):
     Attributes:
         messages: all that was said.
         cut: the last answer ran out of tokens.
-        tokens: how many the last answer had.
+        tokens: how many the last answer had (from a server: in how many pieces it came).
     """
 
     messages: list[Message]
@@ -76,10 +77,16 @@ class EngineConversation:
                 self.messages += [asked, self._renderer.parse(ids, prompt_ids=prompt)]
 
 
-class ClientConversation:
-    """With any client; an answer comes whole."""
+class ServerConversation:
+    """With a server, which is told the whole conversation every time.
 
-    def __init__(self, client: Client, sampling: Sampling, system: str | None = None) -> None:
+    Args:
+        client: the server.
+        sampling: how tokens are drawn; every answer derives its own seed.
+        system: what the conversation begins with.
+    """
+
+    def __init__(self, client: OpenAIClient, sampling: Sampling, system: str | None = None) -> None:
         self._client, self._sampling = client, sampling
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.cut, self.tokens = False, 0
@@ -87,10 +94,18 @@ class ClientConversation:
     async def say(self, text: str) -> AsyncIterator[str]:
         asked: Message = {"role": "user", "content": text}
         sampling = replace(self._sampling, seed=_seed_of_turn(self._sampling, self.messages))
-        completion = await self._client.complete([*self.messages, asked], (), sampling)
-        self.messages += [asked, completion.message]
-        self.cut, self.tokens = completion.finish_reason == "length", completion.usage.get("completion_tokens", 0)
-        yield completion.message["content"] or ""
+        said: list[str] = []
+        self.cut = False
+        try:
+            async with aclosing(self._client.stream([*self.messages, asked], sampling)) as pieces:
+                async for piece, ends in pieces:
+                    said.append(piece)
+                    self.cut = self.cut if ends is None else ends == "length"
+                    yield piece
+        finally:
+            self.tokens = len(said)
+            if said:
+                self.messages += [asked, {"role": "assistant", "content": "".join(said)}]
 
 
 def _seed_of_turn(sampling: Sampling, messages: list[Message]) -> int | None:

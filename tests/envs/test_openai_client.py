@@ -71,6 +71,16 @@ async def test_a_request_holds_what_was_asked_and_nothing_else(connect: Connect)
     assert completion.usage == {"prompt_tokens": 3, "completion_tokens": 1}
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+async def test_reasoning_is_kept_and_not_sent_back(connect: Connect, field: str) -> None:
+    handler, asked = replying(answer(**{field: "Hm."}))
+    client = await connect(handler)
+    message = (await client.complete(HELLO)).message
+    assert message == {"role": "assistant", "content": "Hi", "reasoning_content": "Hm."}
+    await client.complete([*HELLO, message])
+    assert asked[1]["messages"] == [*HELLO, {"role": "assistant", "content": "Hi"}]
+
+
 async def test_sampling_tools_and_further_fields_are_sent(connect: Connect) -> None:
     handler, asked = replying(answer())
     client = await connect(handler, logprobs=True, extra_body={"max_tokens": None, "max_completion_tokens": 9})

@@ -35,6 +35,8 @@ class ModelConfig:
     context: int | None = None  # None: all that the source has
     rope_theta: float | None = None
     options: dict[str, Any] = field(default_factory=dict)  # other keys of config.json (num_experts, rope_scaling …)
+    renderer: dict[str, Any] = field(default_factory=dict)  # how `source` speaks, where it is not found out by itself:
+    # name, retention, template, enable_thinking … (see envs.render.load_renderer)
     dtype: str = "float32"  # of the weights: float32 | bfloat16
     checkpoint: str | None = None  # a folder written by `rl sft` or `rl train`, for the newest weights of this model
     lora: LoraConfig = field(default_factory=LoraConfig)

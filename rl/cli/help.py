@@ -33,7 +33,8 @@ EXAMPLES = {
         rl eval env=wordle client=openai client.base_url=http://localhost:30000/v1 client.model=qwen tasks=50
         """,
     "chat": """\
-        rl chat run=runs/NAME
+        rl chat model=smollm2_135m
+        rl chat model=smollm2_135m prompt="What is the capital of France?" sampling.temperature=0
         rl chat run=runs/NAME prompt="Reverse: hello" sampling.temperature=0
         rl chat client=openai client.base_url=http://localhost:30000/v1 client.model=qwen
         """,

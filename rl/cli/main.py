@@ -34,7 +34,7 @@ examples:
   rl train env=wordle algorithm=rloo optimizer.lr=1e-4
   rl train -m algorithm=grpo,rloo seed=1,2,3
   rl eval env=wordle client=openai client.base_url=http://localhost:30000/v1 client.model=qwen
-  rl chat run=runs/NAME prompt="Reverse: hello"
+  rl chat model=smollm2_135m prompt="What is the capital of France?"
   rl report runs/NAME
   rl envs wordle
 

@@ -66,6 +66,10 @@ def open_model(config: ModelConfig) -> Origin:
 
 
 def _fresh(config: ModelConfig) -> Origin:
+    if config.renderer:
+        raise ConfigError(
+            f"model.renderer is {config.renderer}, but fresh weights speak in bytes; it needs model.source"
+        )
     renderer = ByteRenderer()
     name = config.name or "none"
     if name not in FAMILIES:
@@ -90,7 +94,7 @@ def _from_source(config: ModelConfig, name: str) -> Origin:
         if not 2 <= config.context <= shape.context:
             raise ConfigError(f"model.context is {config.context}; expected 2 … {shape.context}, which {path} has")
         shape = replace(shape, context=config.context)
-    renderer = load_renderer(path)
+    renderer = load_renderer(path, **config.renderer)
     if renderer.vocab_size > shape.vocab_size:
         raise ConfigError(
             f"{path}: the tokenizer has {renderer.vocab_size} tokens, the model only {shape.vocab_size}; "

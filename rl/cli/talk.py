@@ -42,6 +42,8 @@ def converse(reply: Callable[[str], None]) -> None:
         try:
             text = input(prompt)
         except EOFError:
+            if prompt:
+                print()
             return
         except KeyboardInterrupt:
             _note("\nCtrl-D leaves.")

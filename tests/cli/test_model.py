@@ -92,6 +92,21 @@ def test_the_context_of_a_checkpoint_can_be_cut(run: Path, tmp_path: Path) -> No
         open_model(replace(source, layers=2, ffn=3))
 
 
+def test_how_a_checkpoint_speaks_can_be_chosen(run: Path, tmp_path: Path) -> None:
+    export(str(run), tmp_path / "out", None)
+    (tmp_path / "mine.jinja").write_text("{{ mood }}: {{ messages[-1].content }}<|end|>")
+    overrides = ["model.renderer.template=mine.jinja", "model.renderer.mood=glad"]
+    chosen = compose("eval", overrides).config.model.renderer
+    assert chosen == {"template": "mine.jinja", "mood": "glad"}
+    source = ModelConfig(source=str(tmp_path / "out"), renderer={**chosen, "template": str(tmp_path / "mine.jinja")})
+    renderer = open_model(source).renderer
+    assert renderer.text(renderer.prompt([{"role": "user", "content": "Hi"}])) == "glad: Hi<|end|>"
+    with pytest.raises(ConfigError, match="unknown retention 'al'"):
+        open_model(replace(source, renderer={"retention": "al"}))
+    with pytest.raises(ConfigError, match=r"model\.renderer is .*, but fresh weights speak in bytes; it needs"):
+        open_model(replace(SMALL, renderer={"name": "qwen3"}))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -15,6 +15,9 @@ from envs.errors import UpswingError
 from rl.report.run import Run, read_run, section
 from rl.report.text import count, flatten, interval, printable, score, signed
 
+ABSENT = "–"
+"""A setting that a run does not have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -125,7 +128,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     """Line runs up: best score after training first, unfinished ones last."""
     flat = [flatten(run.config) for run in runs]
     names = {key: None for config in flat for key in config if key not in IGNORED}
-    shown = [{key: _setting(config[key]) if key in config else "–" for key in names} for config in flat]
+    shown = [{key: _setting(config[key]) if key in config else ABSENT for key in names} for config in flat]
     keys = [key for key in names if len({values[key] for values in shown}) > 1]
     rows = [
         (run, {key: values[key] for key in keys}, measures(run.summary)[0])
@@ -146,16 +149,17 @@ def compare_table(run_dirs: Sequence[Path]) -> Table:
     comparison = compare([read_run(Path(path), rollouts=False) for path in run_dirs])
     title = f"{' / '.join(comparison.metrics)}, with 95 % intervals"
     table = Table(title=_text(title), title_justify="left", header_style="bold", border_style="dim", box=SIMPLE_HEAD)
-    table.add_column("run", overflow="fold", min_width=8)
-    for name in short_names(comparison.keys):
-        table.add_column(_text(name), justify="right", overflow="fold")
+    table.add_column("run", overflow="fold", min_width=3)
+    # One line per setting, so that eighty columns hold any number of them beside the results.
+    table.add_column("settings", overflow="fold", min_width=16)
+    settings = list(zip(short_names(comparison.keys), comparison.keys, strict=True))
     for name in ("before", "after", "gain"):
         table.add_column(name, justify="right", no_wrap=True)
     for run, values, row in comparison.rows:
         after = score(row.after) if row.after is not None else run.status
         table.add_row(
             _text(run.name),
-            *(_text(values[key]) for key in comparison.keys),
+            _text("\n".join(f"{name} {values[key]}" for name, key in settings if values[key] != ABSENT)),
             _cell(score(row.before), interval(row.before_bounds)),
             _cell(after, interval(row.after_bounds)),
             _cell(signed(row.gain), interval(row.gain_bounds, sign=True), verdict_style(row)),

@@ -261,7 +261,7 @@ def test_a_formula_in_a_name_is_not_typeset(tmp_path):
     write_report(run)
 
 
-def test_a_sweep_has_a_row_per_run_and_a_column_per_difference(tmp_path):
+def test_a_sweep_has_a_row_per_run_that_tells_how_it_differs(tmp_path):
     for lr in (1e-4, 1e-3):
         for seed in (0, 1):
             path = tmp_path / f"{lr},{seed}"
@@ -270,11 +270,11 @@ def test_a_sweep_has_a_row_per_run_and_a_column_per_difference(tmp_path):
     write_report(tmp_path / "0.001,1")
     table = show(compare_table(find_runs(tmp_path)))
     head = next(line for line in table.splitlines() if "before" in line)
-    assert head.split() == ["run", "lr", "seed", "before", "after", "gain"]
-    assert re.search(r"broken +0\.5 +0 +0\.\d{3} +failed +–", table)
+    assert head.split() == ["run", "settings", "before", "after", "gain"]
+    assert re.search(r"broken +lr 0\.5 +0\.\d{3} +failed +– *\n +seed 0 ", table)
     summary = json.loads((tmp_path / "0.001,1" / "summary.json").read_text())
     before, after, gain = (summary[when]["exact_match"] for when in ("before", "after", "gain"))
-    assert re.search(rf"0\.001,1 +0\.001 +1 +{before:.3f} +{after:.3f} +\+{gain:.3f}", table)
+    assert re.search(rf"0\.001,1 +lr 0\.001 +{before:.3f} +{after:.3f} +\+{gain:.3f} *\n +seed 1 ", table)
 
     paths = write_sweep_report(tmp_path)
     page = Structure(paths.html.read_text())

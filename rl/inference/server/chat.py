@@ -28,10 +28,6 @@ from rl.inference.server.text import Unfolding
 from rl.inference.server.validation import Fields, Refused
 from rl.rollout.client import without_stop
 
-CALL = "<tool_call>"
-"""What begins a call in most chat formats; a stream holds back what follows."""
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request.
@@ -151,7 +147,7 @@ class _Growing:
     def __init__(self, service: Service, asked: Asked, number: int, job: Job) -> None:
         self._service, self._asked, self._number, self._job = service, asked, number, job
         stop = job.sampling.stop
-        self._content = Unfolding(stop, (CALL,) if asked.tools else ())
+        self._content = Unfolding(stop, tools=bool(asked.tools))
         self._reasoning = Unfolding(stop)
         self.whole: Generation | None = None
 

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 from rl.inference.engine import Generation
 
+_CALL = "<tool_call>"
+"""What begins a call in most chat formats."""
+
 _TAG_BEGUN = re.compile(r"<(?:\|[^|>]*|/?\w*)$")
 
 
@@ -12,26 +15,27 @@ class Unfolding:
     """A text that grows, given out as soon as it can no longer change.
 
     Held back are the bytes of a character that is not whole, what may turn out to begin a stop text, and what may turn
-    out to begin a tag of the chat format.
+    out to begin a tag of the chat format. Where there are tools also what may be a call of one: what follows the tag,
+    blanks that may stand before it, and a text that begins as JSON does, which is how Llama 3 calls.
 
     Args:
         stop: texts that end the completion.
-        tags: texts that begin what is no part of the text, such as a tool call.
+        tools: whether it may call tools.
     """
 
-    def __init__(self, stop: Sequence[str], tags: Sequence[str] = ()) -> None:
-        self._stop, self._tags = stop, tags
+    def __init__(self, stop: Sequence[str], *, tools: bool = False) -> None:
+        self._stop, self._tools = stop, tools
         self._given = ""
 
     def update(self, text: str) -> str:
         """What can be given out of the text so far that was not before."""
         end = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
-        for tag in self._tags:
-            if (found := text.find(tag)) >= 0:
-                end = min(end, found)
         if begun := _TAG_BEGUN.search(text):
             end = min(end, begun.start())
-        return self._give(text[:end].rstrip("\ufffd"))
+        shown = text[:end].rstrip("\ufffd")
+        if self._tools:
+            shown = "" if text.lstrip().startswith("{") else shown.partition(_CALL)[0].rstrip()
+        return self._give(shown)
 
     def finish(self, text: str) -> str:
         """The rest; `text` is the whole."""

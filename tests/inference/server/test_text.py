@@ -4,9 +4,9 @@ from rl.inference.engine import Generation
 from rl.inference.server.text import Unfolding, said_ids, without_stop
 
 
-def shown(pieces: list[str], stop: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> list[str]:
+def shown(pieces: list[str], stop: tuple[str, ...] = (), tools: bool = False) -> list[str]:
     """What each update gives out; the last piece is the end."""
-    unfolding, text, given = Unfolding(stop, tags), "", []
+    unfolding, text, given = Unfolding(stop, tools=tools), "", []
     for piece in pieces[:-1]:
         text += piece
         given.append(unfolding.update(text))
@@ -33,10 +33,21 @@ def test_a_tag_that_begins_waits_and_other_brackets_do_not():
 
 
 def test_nothing_after_a_call_begins_is_text():
-    assert shown(["Hm. <tool_", "call>{", "}", "</tool_call>"], tags=("<tool_call>",))[:3] == ["Hm. ", "", ""]
-    unfolding = Unfolding((), ("<tool_call>",))
-    assert unfolding.update("Hm. <tool_call>{}</tool_call>") == "Hm. "
-    assert unfolding.finish("Hm.") == "", "trimmed at the end, but said already"
+    assert shown(["Hm. <tool_", "call>{", "}", "</tool_call>"], tools=True)[:3] == ["Hm.", "", ""]
+    unfolding = Unfolding((), tools=True)
+    assert unfolding.update("Hm. \n<tool_call>{}</tool_call>") == "Hm."
+    assert unfolding.finish("Hm.") == ""
+
+
+def test_with_tools_json_waits_until_it_is_clear_whether_it_was_a_call():
+    assert shown([' {"name', '": "f"}', ""], tools=True) == ["", "", ' {"name": "f"}']
+    assert shown(['{"a', '": 1}', ""]) == ['{"a', '": 1}', ""]
+
+
+def test_what_is_said_is_said():
+    unfolding = Unfolding(())
+    assert unfolding.update("one two") == "one two"
+    assert unfolding.finish("one") == "" and unfolding.finish("another") == ""
 
 
 def test_a_text_ends_before_what_ended_it():

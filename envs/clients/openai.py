@@ -38,7 +38,8 @@ class OpenAIClient:
         max_connections: the most requests in flight; further ones wait for a free connection.
         logprobs: ask for the log-probability of every sampled token.
         extra_body: further fields of the request; a field with None is left out of it, so that
-            `{"max_tokens": None, "max_completion_tokens": 512}` renames one.
+            `{"max_tokens": None, "max_completion_tokens": 512}` renames one. `{"return_token_ids": True}` asks
+            `rl serve` or vLLM for the exact tokens, which the completion then carries.
 
     Raises:
         ConfigError: for a URL without http:// or https://.

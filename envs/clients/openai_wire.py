@@ -55,7 +55,8 @@ def encode(
 
 
 def parse_completion(raw: bytes, url: str) -> Completion:
-    """What a 200 answer says.
+    """What a 200 answer says. Tokens and their policy versions are read where a server gives them: `rl serve` and vLLM
+    do when they are asked to `return_token_ids`.
 
     Raises:
         InfrastructureError: if it is no chat completion, or the server gave up on it.
@@ -70,6 +71,8 @@ def parse_completion(raw: bytes, url: str) -> Completion:
         reason = choice.get("finish_reason")
         tokens = (choice.get("logprobs") or {}).get("content")
         logprobs = None if tokens is None else [float(token["logprob"]) for token in tokens]
+        prompt_ids, completion_ids = _tokens(data.get("prompt_token_ids")), _tokens(choice.get("token_ids"))
+        versions = _versions(choice.get("weight_versions"))
         usage = {k: v for k, v in (data.get("usage") or {}).items() if isinstance(v, int)}
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InfrastructureError(
@@ -83,7 +86,15 @@ def parse_completion(raw: bytes, url: str) -> Completion:
     if calls:
         message["tool_calls"] = calls
     finish: FinishReason = "length" if reason in _CUT_OFF else "tool_calls" if calls else "stop"
-    return Completion(message, finish, logprobs=logprobs, usage=usage)
+    return Completion(
+        message,
+        finish,
+        prompt_ids=prompt_ids,
+        completion_ids=completion_ids,
+        logprobs=logprobs,
+        versions=versions,
+        usage=usage,
+    )
 
 
 def parse_piece(data: bytes, url: str) -> tuple[str, FinishReason | None]:
@@ -144,6 +155,17 @@ def _without_reasoning(message: Message) -> Message:
     shown = message.copy()
     del shown["reasoning_content"]
     return shown
+
+
+def _tokens(ids: Any) -> list[int] | None:
+    return None if ids is None else [int(token) for token in ids]
+
+
+def _versions(spans: Any) -> list[int] | None:
+    """One version per token, of spans `{"version", "start", "end"}`."""
+    if spans is None:
+        return None
+    return [int(span["version"]) for span in spans for _ in range(span["start"], span["end"])]
 
 
 def _tool_call(call: Mapping[str, Any], index: int) -> ToolCall:

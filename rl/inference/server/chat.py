@@ -28,6 +28,7 @@ from rl.inference.server.text import Unfolding
 from rl.inference.server.validation import Fields, Refused
 from rl.rollout.client import without_stop
 
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request.

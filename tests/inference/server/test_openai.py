@@ -9,11 +9,13 @@ import openai
 import pytest
 import pytest_asyncio
 
+from envs import OpenAIClient
 from envs.render import ByteRenderer
-from envs.types import Message
+from envs.types import Message, Sampling
 from rl.inference.engine import EngineError, TokenSampling
 from rl.inference.jax_engine import JaxEngine
 from rl.inference.server.lifecycle import Server
+from rl.rollout.client import EngineClient
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -60,6 +62,19 @@ async def test_a_chat_is_the_engines_completion_of_the_rendered_prompt(engine: J
     assert choice.weight_versions == [{"version": "0", "start": 0, "end": 7}]
     usage = answer.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (len(PROMPT), 7, len(PROMPT) + 7)
+
+
+async def test_our_own_client_records_the_exact_tokens(engine: JaxEngine, server: Server) -> None:
+    sampling = Sampling(temperature=0.9, max_tokens=8, seed=21)
+    client = OpenAIClient(f"{server.url}/v1", "tiny", logprobs=True, extra_body={"return_token_ids": True})
+    try:
+        far = await client.complete(HELLO, sampling=sampling)
+    finally:
+        await client.close()
+    near = await EngineClient(engine, ByteRenderer()).complete(HELLO, sampling=sampling)
+    assert (far.prompt_ids, far.completion_ids) == (near.prompt_ids, near.completion_ids) and near.completion_ids
+    assert (far.logprobs, far.versions) == (near.logprobs, near.versions)
+    assert (far.message, far.finish_reason) == (near.message, near.finish_reason)
 
 
 async def test_the_synchronous_client_works_too(server: Server) -> None:

@@ -23,6 +23,9 @@ _FAMILIES = {  # model_type -> name in `renderers`, and a token that only this f
     "llama": ("llama-3", "<|start_header_id|>"),
 }
 
+_OWN_LIBRARY = frozenset({"gpt-oss"})
+"""Families whose reference is a library, from which their published chat template departs in small things."""
+
 
 def load_renderer(
     path: str | Path,
@@ -36,7 +39,7 @@ def load_renderer(
 
     With "auto", a family that `renderers` knows is taken if it writes a few conversations (tools, reasoning, several
     turns) exactly as the checkpoint's own chat template does; fine-tunes often come with a template of their own, and
-    then, as for all other models, that template is what renders.
+    then, as for all other models, that template is what renders. gpt-oss always speaks as its own library Harmony does.
 
     Args:
         path: the directory or file.
@@ -62,7 +65,7 @@ def load_renderer(
     family, token = _FAMILIES.get(_model_type(Path(path)), ("", ""))
     if family and tokenizer.convert_tokens_to_ids(token) is not None:
         renderer = FamilyRenderer(tokenizer, family, retention=retention, options=options)
-        if not tokenizer.templates or agrees(renderer, tokenizer):
+        if family in _OWN_LIBRARY or not tokenizer.templates or agrees(renderer, tokenizer):
             return renderer
     return TemplateRenderer(tokenizer, tokenizer.templates, retention=retention, options=options)
 

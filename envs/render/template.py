@@ -50,7 +50,7 @@ class TemplateRenderer:
         where = f"the chat template of {tokenizer.name_or_path}"
         if not templates:
             raise ConfigError(f"{tokenizer.name_or_path} has no chat template; give one: template=FILE.jinja")
-        self._tokenizer = tokenizer
+        self._tokenizer, self._where = tokenizer, where
         compiled = needed("envs.render.chat_template").ChatTemplate
         self._plain: ChatTemplate = compiled(templates.get("default") or next(iter(templates.values())), where)
         self._tooled: ChatTemplate = compiled(templates["tool_use"], where) if "tool_use" in templates else self._plain
@@ -58,7 +58,9 @@ class TemplateRenderer:
         self._variables = {**{name: getattr(tokenizer, name) for name in special}, **(options or {})}
         self.vocab_size = tokenizer.vocab_size
         self._begun = self._text([_ASK], speak=True)
-        self._header, _, ending = self._text([_ASK, _assistant(_SAID)]).partition(_SAID)
+        self._header, said, ending = self._text([_ASK, _assistant(_SAID)]).partition(_SAID)
+        if not said:
+            raise ConfigError(f"{where} does not write what an assistant says as plain text (parts, for images?)")
         self.stop_ids = self._ends(ending)
         self._thinks_at_once = self._begun.rstrip().endswith("<think>")
         self._keeps = {
@@ -93,16 +95,22 @@ class TemplateRenderer:
 
     def answer(self, message: Message) -> list[int]:
         said = self._text([_ASK, message])
-        written = said.removeprefix(self._begun if said.startswith(self._begun) else self._header)
+        before = next((start for start in (self._begun, self._header) if said.startswith(start)), None)
+        if before is None:
+            raise ConfigError(
+                f"{self._where} begins an answer with {self._begun[-40:]!r}; the message {message} is not said so "
+                "(reasoning where thinking is switched off?)"
+            )
+        written = said.removeprefix(before)
         thought = message.get("reasoning_content", "").strip()
-        if self._thinks_at_once and not said.startswith(self._begun):
+        if self._thinks_at_once and before != self._begun:
             answered = written.partition("</think>")[2].lstrip("\n") if "</think>" in written else written
             written = f"{thought}\n</think>\n\n{answered}"
         elif self._plain.reasoning and thought not in written:
             written = f"<think>\n{thought}\n</think>\n\n{written}"
         ids = self._tokenizer.encode(written)
-        ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
-        return ids[: ends[-1] + 1] if ends else [*ids, self.stop_ids[0]]
+        end = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
+        return [*ids, self.stop_ids[0]] if end is None else ids[: end + 1]
 
     def parse(self, ids: Sequence[int], *, prompt_ids: Sequence[int] = (), tools: Sequence[ToolSchema] = ()) -> Message:
         text, thought = self.text(ids[:-1] if ids and ids[-1] in self.stop_ids else ids), ""

@@ -74,6 +74,14 @@ def test_a_fine_tune_with_another_template(write_tokenizer: Write) -> None:
     assert isinstance(load_renderer(path, "llama-3"), FamilyRenderer), "who asks for the family gets it"
 
 
+def test_gpt_oss_speaks_as_its_own_library(family_renderer: Callable[..., FamilyRenderer], tmp_path: Path) -> None:
+    family_renderer("gpt-oss")._tokenizer.backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_oss"}')
+    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|end|>{% endfor %}")
+    renderer = load_renderer(tmp_path, conversation_start_date="2025-01-01")
+    assert renderer.prompt(ASK) == family_renderer("gpt-oss").prompt(ASK)
+
+
 def test_another_model_of_the_same_architecture(smollm2_file: Path) -> None:
     assert kind(load_renderer(smollm2_file)) is TemplateRenderer
 

@@ -106,10 +106,11 @@ def _parsed(message: Message) -> dict[str, Any]:
 def test_the_functions_that_templates_ask_for(make: Make) -> None:
     functions = (
         "{{ strftime_now('%Y') }}|{{ {'a': 'é<'} | tojson }}|{{ bos_token }}{{ eos_token }}|{{ mood }}|"
-        "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}<|im_end|>"
+        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.content }}{% endfor %}<|im_end|>"
     )
     renderer = make(functions, options={"mood": "gay"})
-    assert renderer._text(ASK) == f'{datetime.datetime.now().year}|{{"a": "é<"}}|<|im_end|>|gay|1 + 1?<|im_end|>'
+    text = renderer._text([*ASK, said("2"), *ASK])
+    assert text == f'{datetime.datetime.now().year}|{{"a": "é<"}}|<|im_end|>|gay|1 + 1?2<|im_end|>'
 
 
 def test_what_a_template_refuses(make: Make) -> None:
@@ -121,6 +122,8 @@ def test_what_a_template_refuses(make: Make) -> None:
         make("{% if %")
     with pytest.raises(ConfigError, match="refuses a conversation of user: access to attribute '__class__'"):
         make("{{ messages.__class__.__mro__ }}")
+    with pytest.raises(ConfigError, match="does not write what an assistant says as plain text"):
+        make("{% for m in messages %}{{ m.content[0].text }}<|im_end|>{% endfor %}")
     with pytest.raises(ConfigError, match=r"has no chat template; give one: template=FILE\.jinja"):
         TemplateRenderer(renderer._tokenizer, {})
 
@@ -176,6 +179,20 @@ def test_a_prompt_that_begins_the_thought(make: Make, message: Message, written:
         "content": "",
         "reasoning_content": "Hm",
     }
+
+
+def test_a_prompt_that_rules_thought_out(make: Make) -> None:
+    thought = "{% if m.role == 'assistant' %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}"
+    closed = PLAIN.replace("assistant\n{% endif %}", "assistant\n<think>\n\n</think>\n\n{% endif %}")
+    renderer = make(closed.replace("{{ m.content }}", thought + "{{ m.content }}"))
+    assert renderer.text(renderer.answer(said("2"))) == "2<|im_end|>"
+    with pytest.raises(ConfigError, match=r"is not said so \(reasoning where thinking is switched off\?\)"):
+        renderer.answer(said("2", reasoning_content="Easy."))
+
+
+def test_a_template_that_ends_twice(make: Make) -> None:
+    renderer = make(PLAIN.replace("{% if add", "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}{% if add"))
+    assert renderer.text(renderer.answer(said("2"))) == "2<|im_end|>"
 
 
 def test_reasoning_and_tools_where_the_template_knows_neither(make: Make) -> None:

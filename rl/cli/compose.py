@@ -44,7 +44,7 @@ def compose(verb: str, overrides: Sequence[str]) -> Composed[Any]:
     """
     register(verb)
     with explained(verb, SCHEMAS), hydra.initialize_config_dir(str(CONF), job_name=verb, version_base="1.3"):
-        return convert(verb, with_environments(lambda: hydra.compose(verb, list(overrides))))
+        return convert(verb, with_named(lambda: hydra.compose(verb, list(overrides))))
 
 
 def sweep_directory(verb: str, overrides: Sequence[str]) -> Path:
@@ -59,7 +59,7 @@ def sweep_directory(verb: str, overrides: Sequence[str]) -> Path:
     """
     register(verb)
     with explained(verb, SCHEMAS), hydra.initialize_config_dir(str(CONF), job_name=verb, version_base="1.3"):
-        composed = with_environments(lambda: hydra.compose(verb, list(overrides), return_hydra_config=True))
+        composed = with_named(lambda: hydra.compose(verb, list(overrides), return_hydra_config=True))
         return Path(composed.hydra.sweep.dir)
 
 
@@ -74,10 +74,11 @@ def convert(verb: str, composed: DictConfig) -> Composed[Any]:
         return Composed(OmegaConf.to_object(fitted), OmegaConf.to_yaml(fitted, resolve=True))
 
 
-def with_environments(run: Callable[[], T]) -> T:
-    """Call `run`, giving each environment that it misses in `conf/env` an option of its own.
+def with_named(run: Callable[[], T]) -> T:
+    """Call `run`, giving each environment and each model that it misses in `conf` an option of its own.
 
-    So `env=` takes whatever names an environment: also a folder, a package or an installed plug-in.
+    So `env=` takes whatever names an environment, also a folder, a package or an installed plug-in, and `model=` takes
+    the path of a checkpoint.
     """
     made = set()
     while True:
@@ -85,14 +86,17 @@ def with_environments(run: Callable[[], T]) -> T:
             return run()
         except MissingConfigException as error:
             group, _, name = (error.missing_cfg_file or "").partition("/")
-            if group != "env" or name in made:
+            if group not in FINDERS or (group, name) in made:
                 raise
-            register_environment(name)
-            made.add(name)
+            node = FINDERS[group](name)
+            if node is None:
+                raise
+            _add_choice(group, name, node)
+            made.add((group, name))
 
 
-def register_environment(name: str) -> None:
-    """Make `env=name` a choice, if there is such an environment.
+def _environment(name: str) -> dict[str, str]:
+    """The section `env` for what names an environment.
 
     Raises:
         ConfigError: if there is none.
@@ -100,9 +104,23 @@ def register_environment(name: str) -> None:
     from envs.resolve import find_environment
 
     find_environment(name)
+    return {"name": name}
+
+
+def _checkpoint(name: str) -> dict[str, str] | None:
+    """The section `model` for the path of a checkpoint; None for what is no path."""
+    if not name.startswith("package:") and "/" not in name and not name.endswith(".gguf"):
+        return None
+    return {"source": name}
+
+
+FINDERS: dict[str, Callable[[str], dict[str, str] | None]] = {"env": _environment, "model": _checkpoint}
+"""Groups that take more than the files in `conf`: a name -> what such a file would say."""
+
+
+def _add_choice(group: str, name: str, node: dict[str, str]) -> None:
     *folders, file = name.split("/")
-    group = "/".join(["env", *filter(None, folders)])
-    ConfigStore.instance().store(file, {"name": name}, group=group, package="env")
+    ConfigStore.instance().store(file, node, group="/".join([group, *filter(None, folders)]), package=group)
 
 
 def register(verb: str) -> None:

@@ -30,6 +30,7 @@ EXAMPLES = {
         """,
     "eval": """\
         rl eval env=reverse_text run=runs/NAME
+        rl eval env=reverse_text model=./my_model tasks=32
         rl eval env=wordle client=openai client.base_url=http://localhost:30000/v1 client.model=qwen tasks=50
         """,
     "chat": """\
@@ -121,6 +122,12 @@ KNOBS = {  # key -> what it is, with its unit
 }
 
 
+OTHERS = {  # group -> what it takes besides the files in conf/
+    "env": "or a folder (./my_environment), a package, an installed plug-in",
+    "model": "or a Hugging Face folder (./my_model), a GGUF file",
+}
+
+
 def experiment_help(verb: str) -> str:
     """The help page of a verb that runs an experiment."""
     schema, summary = PAGES[verb]
@@ -143,8 +150,8 @@ def _choices(verb: str) -> list[str]:
         for option in conf.options(group):
             mark = "*" if option == default else " "
             lines.append(f"   {mark} {option:<14}{conf.headline(group, option)}")
-        if group == "env":
-            lines.append("     …             or a folder (./my_environment), a package, an installed plug-in")
+        if group in OTHERS:
+            lines.append(f"     …             {OTHERS[group]}")
     return [*lines, "  (* is chosen if you say nothing)"]
 
 

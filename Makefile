@@ -64,9 +64,12 @@ bench: $(READY) ## benchmarks, results as JSON in benchmarks/results
 	@set -e; for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do \
 	  echo "$(BIN)/python $$script"; $(BIN)/python $$script; done
 
-PEERS := tunix torch
+PEERS := tunix torch sglang
+ENGINES := tunix hf $(if $(wildcard .venv-peer-sglang/.ready),sglang)
+empty :=
+comma := ,
 
-peers: $(PEERS:%=peer-%) ## environments of the libraries we compare with (make peer-tunix, peer-torch: one)
+peers: $(PEERS:%=peer-%) ## environments of what we compare with, 6 GB (make peer-tunix: one; peer-sglang is optional)
 
 peer-%: .venv-peer-%/.ready
 	@echo ".venv-peer-$* is ready"
@@ -76,10 +79,12 @@ peer-%: .venv-peer-%/.ready
 	$(PYTHON) -m venv --clear .venv-peer-$*
 	@echo "installing what benchmarks/peers/$*.txt names into .venv-peer-$* (once, a few minutes)"
 	.venv-peer-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@test ! -e benchmarks/peers/$*-no-deps.txt || .venv-peer-$*/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --no-deps -r benchmarks/peers/$*-no-deps.txt
 	@touch $@
 
 bench-peers: $(READY) ## Upswing beside them; the tables of benchmarks/README.md (make peers comes first)
-	$(BIN)/python benchmarks/engine.py --peer tunix,hf --readme
+	$(BIN)/python benchmarks/engine.py --peer $(subst $(empty) ,$(comma),$(strip $(ENGINES))) --readme
 	$(BIN)/python benchmarks/update.py --peer tunix,torch --readme
 	$(BIN)/python benchmarks/compile_time.py --readme
 

@@ -11,8 +11,8 @@ Sequences are of one of two kinds:
     uneven    prompts of 16 … 32, completions of 4 … 64 tokens, log-normal as sampled answers roughly are
 
 With `--peer` updates on both are done in turns by Upswing and by its peers: `tunix` (google-tunix's GRPO train step)
-and `torch` (transformers' Llama, AdamW, micro-batches of 8; padded to the longest of the batch, and sorted by length
-with each micro-batch padded to its own longest). `make peers` builds their environments; `NAME=FOLDER` names another.
+and `torch` (transformers' Llama, AdamW; all rows at once, padded to the longest, and 16 at a time, sorted by length and
+padded to the longest of the 16). `make peers` builds their environments; `NAME=FOLDER` names another.
 What counts are tokens of sequences, never padding; laying them out (packing, padding) is part of the time.
 
 The last line is a JSON object with these keys:
@@ -74,8 +74,8 @@ KINDS = {"full": "64 sequences of 96 tokens", "uneven": "64 sequences of 20 … 
 PEERS = {"tunix": ("tunix",), "torch": ("torch_padded", "torch_sorted")}
 LAYOUTS = {
     "tunix": {"microbatch": ROLLOUTS},
-    "torch_padded": {"microbatch": MICROBATCH, "layout": "padded"},
-    "torch_sorted": {"microbatch": MICROBATCH, "layout": "sorted"},
+    "torch_padded": {"microbatch": ROLLOUTS, "layout": "padded"},
+    "torch_sorted": {"microbatch": 16, "layout": "sorted"},
 }
 BARS = {"tunix": 1.6, "torch_padded": 1.0, "torch_sorted": 1.0}
 TITLES = {

@@ -1,4 +1,4 @@
-"""The same GRPO update in PyTorch: transformers' Llama, autograd, AdamW, micro-batches of padded rows.
+"""The same GRPO update in PyTorch: transformers' Llama, autograd, fused AdamW, micro-batches of padded rows.
 
 Two ways of laying out sequences, both usual: `padded` (all rows as long as the longest of the batch) and `sorted` (by
 length, each micro-batch as long as its own longest). The head is applied to completions only, and no entropy is

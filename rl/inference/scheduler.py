@@ -99,6 +99,7 @@ class Scheduler:
     def __init__(self, slots: int, *, chunk: int, columns: int, exact: bool) -> None:
         self.slots = [Slot(i) for i in range(slots)]
         self._chunk = min(chunk, columns)
+        self._together = chunk
         self._columns = columns
         self._exact = exact
         self._copies: list[Copy] = []
@@ -239,7 +240,7 @@ class Scheduler:
         shape = self._shape(unread[0])
         alike = [slot for slot in unread if self._shape(slot) == shape]
         length, extent = shape
-        rows = max(1, min(len(self.slots), self._chunk // length))
+        rows = max(1, min(len(self.slots), self._together // length))
         if not self._exact and (len(alike) == 1 or 4 * len(alike) <= rows):
             rows = 1
         pieces = []

@@ -50,6 +50,14 @@ def test_the_next_turn_reads_only_what_is_new() -> None:
     assert scheduler.running == [slot] and list(other.kept) == [7] * 19
 
 
+def test_how_many_tokens_are_read_together_does_not_depend_on_the_length_of_the_cache() -> None:
+    scheduler = Scheduler(8, chunk=256, columns=32, exact=False)
+    for i in range(8):
+        scheduler.place(request([i] * 33))
+    (reads,), ready = scheduler.plan()
+    assert isinstance(reads, Reads) and (reads.rows, reads.length, len(ready)) == (8, 32, 8)
+
+
 def test_a_group_is_read_once_and_copied() -> None:
     scheduler = Scheduler(4, chunk=64, columns=128, exact=True)
     for _ in range(3):

@@ -56,7 +56,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answers a conversation."""
     service = request.app[SERVICE]
     asked = _asked(service, Fields(await read(request)))
-    with service.admitted({asked.rid: asked.jobs}):
+    with service.admitted(asked.rid, {asked.rid: asked.jobs}):
         if asked.stream:
             return await send_events(request, _chunks(service, asked), error_body)
         found = await sample(service.engine, asked.jobs)

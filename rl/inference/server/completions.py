@@ -59,7 +59,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     """Continues a text or tokens, or several."""
     service = request.app[SERVICE]
     asked = _asked(service, Fields(await read(request)))
-    with service.admitted(asked.jobs):
+    with service.admitted(asked.rid, asked.jobs):
         if asked.stream:
             return await send_events(request, _chunks(service, asked), error_body)
         found = await sample(service.engine, asked.flat)

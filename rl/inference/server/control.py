@@ -36,8 +36,8 @@ async def pause_generation(request: web.Request) -> web.Response:
     if mode not in get_args(PauseMode):
         raise fields.unfit("mode", mode, " or ".join(get_args(PauseMode)))
     fields.done()
+    service.paused = mode  # already while what is under way comes to its end
     await service.engine.pause(mode)
-    service.paused = mode
     return reply({"status": "ok", "message": "Generation paused successfully."})
 
 

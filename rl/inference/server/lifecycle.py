@@ -40,7 +40,7 @@ class Server:
         """
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
-        site = web.SockSite(runner, bound() if listener is None else listener)
+        site = web.SockSite(runner, bound() if listener is None else listener, backlog=4096)
         await site.start()
         return cls(app, runner, site)
 

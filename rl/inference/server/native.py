@@ -38,7 +38,8 @@ class Asked:
     """A request.
 
     Attributes:
-        jobs: the completions by their request id, one per prompt.
+        rid: its id.
+        jobs: the completions by the id of their prompt's own request.
         many: whether the answer is a list.
         logprobs: whether log-probabilities are wanted.
         scored_from: the first prompt token whose log-probability is wanted too; -1 for none.
@@ -47,6 +48,7 @@ class Asked:
         begun: when it came, on the monotonic clock.
     """
 
+    rid: str
     jobs: dict[str, list[Job]]
     many: bool
     logprobs: bool
@@ -64,7 +66,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
     """Samples continuations of tokens or texts, one or many."""
     service = request.app[SERVICE]
     asked = _asked(service, Fields(await read(request)))
-    with service.admitted(asked.jobs):
+    with service.admitted(asked.rid, asked.jobs):
         scores = await _scores(service, asked)
         if asked.stream:
             return await send_events(request, _events(service, asked, scores), error_body)
@@ -85,7 +87,7 @@ def error_body(refused: Refused) -> dict[str, Any]:
 def _asked(service: Service, fields: Fields) -> Asked:
     begun = time.monotonic()
     prompts, batch = _prompts(service, fields)
-    rids = _rids(fields, len(prompts) if batch else None)
+    whole, rids = _rids(fields, len(prompts) if batch else None)
     sampling = _samplings(service, fields, len(prompts) if batch else None)
     logprobs = fields.flag("return_logprob")
     scored_from: int = fields.integer("logprob_start_len", -1, low=-1)
@@ -99,7 +101,7 @@ def _asked(service: Service, fields: Fields) -> Asked:
         rid: jobs_of(rid, prompt, drawn, n) for rid, prompt, (drawn, n) in zip(rids, prompts, sampling, strict=True)
     }
     many = batch or any(len(group) > 1 for group in jobs.values())
-    return Asked(jobs, many, logprobs, scored_from if logprobs else -1, texts, streamed, begun)
+    return Asked(whole, jobs, many, logprobs, scored_from if logprobs else -1, texts, streamed, begun)
 
 
 def _prompts(service: Service, fields: Fields) -> tuple[list[list[int]], bool]:
@@ -119,15 +121,16 @@ def _prompts(service: Service, fields: Fields) -> tuple[list[list[int]], bool]:
     return [token_ids(ids, "input_ids", vocab_size)], False
 
 
-def _rids(fields: Fields, batch: int | None) -> list[str]:
+def _rids(fields: Fields, batch: int | None) -> tuple[str, list[str]]:
+    """The id of the whole, and of the request for each prompt."""
     rid = fields.take("rid")
     if rid is None:
-        return [new_id("") for _ in range(batch or 1)]
+        rid = new_id("")
     given = rid if isinstance(rid, list) else [rid] if batch is None else [f"{rid}_{i}" for i in range(batch)]
     if not all(isinstance(r, str) and r for r in given) or len(set(given)) != (batch or 1):
         wanted = "a text" if batch is None else f"a text, or a list of {batch} different ones"
         raise fields.unfit("rid", rid, wanted)
-    return given
+    return rid if isinstance(rid, str) else new_id(""), given
 
 
 def _samplings(service: Service, fields: Fields, batch: int | None) -> list[tuple[TokenSampling, int]]:

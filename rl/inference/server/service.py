@@ -64,7 +64,8 @@ class Service:
         max_requests: completions under way at once, waiting ones included; more are refused with 503.
         counters: what `/metrics` tells.
         compiled: how many programs this process compiled.
-        running: the ids of a request's completions, by its `rid`.
+        running: the ids of a request's completions, by its `rid`; one request per prompt.
+        batches: the requests that came as one, by its `rid`.
         paused: how generation is paused, if it is.
         draining: the server is about to end, and takes nothing new.
     """
@@ -80,6 +81,7 @@ class Service:
     counters: Counters = field(default_factory=Counters)
     compiled: Callable[[], int] = lambda: 0
     running: dict[str, list[str]] = field(default_factory=dict)
+    batches: dict[str, list[str]] = field(default_factory=dict)
     paused: PauseMode | None = None
     draining: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
@@ -91,15 +93,19 @@ class Service:
         return sum(map(len, self.running.values()))
 
     @contextmanager
-    def admitted(self, jobs: Mapping[str, Sequence[Job]]) -> Iterator[None]:
-        """Counts completions as under way, and makes them known for `abort` by their request's id.
+    def admitted(self, rid: str, jobs: Mapping[str, Sequence[Job]]) -> Iterator[None]:
+        """Counts completions as under way, and makes them known for `abort`.
+
+        Args:
+            rid: of all of them.
+            jobs: by the id of their prompt's request.
 
         Raises:
             Refused: when too many are under way, or one with this id; when the server is about to end.
         """
         if self.draining:
             raise Refused("the server is shutting down", status=503, retry_after=1)
-        if taken := [rid for rid in jobs if rid in self.running]:
+        if taken := [own for own in (rid, *jobs) if own in self.running or own in self.batches]:
             raise Refused(f"rid '{taken[0]}' is the id of a request under way; expected another one", field="rid")
         asked = sum(map(len, jobs.values()))
         if self.under_way + asked > self.max_requests:
@@ -109,12 +115,15 @@ class Service:
                 status=503,
                 retry_after=1,
             )
-        self.running |= {rid: [job.id for job in group] for rid, group in jobs.items()}
+        self.running |= {own: [job.id for job in group] for own, group in jobs.items()}
+        if rid not in jobs:
+            self.batches[rid] = list(jobs)
         try:
             yield
         finally:
-            for rid in jobs:
-                del self.running[rid]
+            self.batches.pop(rid, None)
+            for own in jobs:
+                del self.running[own]
 
     def encoded(self, text: str, field: str) -> list[int]:
         """A text as tokens."""
@@ -126,8 +135,9 @@ class Service:
         """Ends the completions of a request with the tokens they have, or of all requests."""
         if rid is None:
             await self.engine.abort()
-        for own in self.running.get(rid or "", ()):
-            await self.engine.abort(own)
+        for own in self.batches.get(rid or "", [rid or ""]):
+            for completion in self.running.get(own, ()):
+                await self.engine.abort(completion)
 
 
 SERVICE = web.AppKey("service", Service)

@@ -190,6 +190,22 @@ async def test_abort_finds_all_completions_of_a_request_and_no_others(engine: Ja
     assert [a["output_ids"] for a in aborted] == [[], []]
     assert [a["meta_info"]["finish_reason"]["type"] for a in await second] == ["length", "length"]
     await ask("/abort_request", rid="unknown")
+
+
+async def test_abort_finds_all_prompts_of_a_batch(engine: JaxEngine, http, ask) -> None:
+    await engine.pause("in_place")
+    try:
+        batch = asyncio.create_task(ask("/generate", input_ids=[PROMPT, [1]], sampling_params={"n": 2}, rid="all"))
+        await under_way(http, 4)
+        await ask("/generate", input_ids=PROMPT, rid="all", status=400)
+        await ask("/generate", input_ids=PROMPT, rid="all_1", status=400)
+        await ask("/abort_request", rid="all_1")
+        await ask("/abort_request", rid="all")
+        aborted = await asyncio.wait_for(batch, 10)
+    finally:
+        await engine.resume()
+    assert [a["meta_info"]["id"] for a in aborted] == ["all_0_0", "all_0_1", "all_1_0", "all_1_1"]
+    assert {a["meta_info"]["finish_reason"]["type"] for a in aborted} == {"abort"}
     await ask("/abort_request", abort_all=True)
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from envs.errors import UpswingError
 from envs.types import Message, ToolSchema
 from rl.inference.engine import Generation
+from rl.inference.server.jobs import Job, jobs_of, joined, new_id, sample, stream, version_spans
 from rl.inference.server.messages import read_messages, read_tools
 from rl.inference.server.openai import (
     check_model,
@@ -22,7 +23,7 @@ from rl.inference.server.openai import (
 )
 from rl.inference.server.requests import read, reply
 from rl.inference.server.sampling import openai_sampling
-from rl.inference.server.service import SERVICE, Job, Service, jobs_of, joined, new_id, sample, stream, version_spans
+from rl.inference.server.service import SERVICE, Service
 from rl.inference.server.sse import closing, send_events
 from rl.inference.server.text import Unfolding
 from rl.inference.server.validation import Fields, Refused

@@ -8,20 +8,11 @@ from typing import Any
 from aiohttp import web
 
 from rl.inference.engine import Generation
+from rl.inference.server.jobs import Job, jobs_of, joined, reported_logprobs, sample, stream, version_spans
 from rl.inference.server.openai import check_model, count, envelope, error_body, request_id, streaming, usage
 from rl.inference.server.requests import read, reply
 from rl.inference.server.sampling import openai_sampling
-from rl.inference.server.service import (
-    SERVICE,
-    Job,
-    Service,
-    jobs_of,
-    joined,
-    reported_logprobs,
-    sample,
-    stream,
-    version_spans,
-)
+from rl.inference.server.service import SERVICE, Service
 from rl.inference.server.sse import closing, send_events
 from rl.inference.server.text import Unfolding, said_ids, without_stop
 from rl.inference.server.validation import Fields, token_ids

@@ -8,8 +8,9 @@ from aiohttp import web
 
 from envs.errors import UpswingError
 from rl.inference.engine import EngineError, PauseMode, TokenSampling
+from rl.inference.server.jobs import new_id
 from rl.inference.server.requests import read, reply
-from rl.inference.server.service import SERVICE, Service, new_id
+from rl.inference.server.service import SERVICE, Service
 from rl.inference.server.validation import Fields, Refused
 
 HEALTH_TIMEOUT = 30.0

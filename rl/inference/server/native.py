@@ -8,21 +8,10 @@ from typing import Any
 from aiohttp import web
 
 from rl.inference.engine import Generation, TokenSampling
+from rl.inference.server.jobs import Job, jobs_of, joined, new_id, reported_logprobs, sample, stream, version_spans
 from rl.inference.server.requests import read, reply
 from rl.inference.server.sampling import native_sampling
-from rl.inference.server.service import (
-    SERVICE,
-    Job,
-    Service,
-    jobs_of,
-    joined,
-    new_id,
-    reported_logprobs,
-    sample,
-    scored,
-    stream,
-    version_spans,
-)
+from rl.inference.server.service import SERVICE, Service, scored
 from rl.inference.server.sse import closing, send_events
 from rl.inference.server.text import said_ids, without_stop
 from rl.inference.server.validation import Fields, Refused, token_ids

@@ -7,8 +7,9 @@ from typing import Any
 from aiohttp import web
 
 from rl.inference.engine import Generation
+from rl.inference.server.jobs import Job, new_id, reported_logprobs
 from rl.inference.server.requests import reply
-from rl.inference.server.service import SERVICE, Job, Service, new_id, reported_logprobs
+from rl.inference.server.service import SERVICE, Service
 from rl.inference.server.validation import Fields, Refused
 
 _TYPES = {401: "authentication_error", 404: "not_found_error", 503: "overloaded_error"}

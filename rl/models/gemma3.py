@@ -44,7 +44,7 @@ class Gemma3Config(DecoderConfig):
         query_scalar: scores are divided by its root.
     """
 
-    query_scalar: float = 256.0
+    query_scalar: int = 256
 
 
 class Block(nnx.Module):
@@ -101,7 +101,7 @@ def read_config(config: Mapping[str, Any]) -> Gemma3Config:
         layer_ropes=tuple(SLIDING if slides else FULL for slides in sliding),
         windows=read_windows({"sliding_window": 4096, **config}, sliding),
         attention_bias=config.get("attention_bias", False),
-        query_scalar=float(config.get("query_pre_attn_scalar", 256)),
+        query_scalar=int(config.get("query_pre_attn_scalar", 256)),
     )
 
 

@@ -72,7 +72,7 @@ def save_adapter(
         base: where the model was loaded from, for whoever loads the adapter.
 
     Raises:
-        ConfigError: when a matrix of it is none that PEFT adapts as a module of its own (experts').
+        ConfigError: when PEFT cannot have it beside a matrix: experts', and all that are called like them.
     """
     names = _names(family, model)
     found = {path: np.asarray(leaf) for path, leaf in _leaves(adapter)}
@@ -160,20 +160,23 @@ def _names(family: Family, model: Model) -> dict[str, Named]:
     """The tensors that adapters of a model may have, and what they are."""
     layers = {stack.name: stack.layers for stack in model.stacks}
     table = family.tensors(model.config)
+    # Transformers makes one parameter of all experts' matrices, and PEFT takes every module of their names for it.
+    fused = {_last_name(stored) for stored in table.values() if "{expert}" in stored.name}
     found = {}
     for path in matrices(model):
-        keys = tuple(path.split("/"))
-        if _is_module(table[path]):
-            for layer, number in enumerate(layers[keys[0]]):
-                module = table[path].name.removesuffix(".weight").format(layer=number)
-                for part, name in PARTS.items():
-                    found[f"base_model.model.{module}.{name}.weight"] = Named(keys, layer, part)
+        keys, stored = tuple(path.split("/")), table[path]
+        if not stored.transposed or _last_name(stored) in fused:
+            continue  # no torch.nn.Linear
+        for layer, number in enumerate(layers[keys[0]]):
+            module = stored.name.removesuffix(".weight").format(layer=number)
+            for part, name in PARTS.items():
+                found[f"base_model.model.{module}.{name}.weight"] = Named(keys, layer, part)
     return found
 
 
-def _is_module(stored: Stored) -> bool:
-    """A `torch.nn.Linear`: kept transposed, and not one of many of which transformers makes a single parameter."""
-    return stored.transposed and stored.name.endswith(".weight") and "{expert}" not in stored.name
+def _last_name(stored: Stored) -> str:
+    """ "q_proj"."""
+    return stored.name.removesuffix(".weight").rpartition(".")[2]
 
 
 def _module(name: str) -> str:

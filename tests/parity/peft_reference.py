@@ -1,6 +1,6 @@
-"""Logits of a Hugging Face model with an adapter beside it, as `peft` computes them. Runs where torch is.
+"""Logits of Hugging Face models with adapters beside them, as `peft` computes them. Runs where torch is.
 
-python peft_reference.py BASE ADAPTER TOKENS.json LOGITS.npz
+python peft_reference.py FOLDER …     each with base/, adapter/ and tokens.json
 """
 
 import json
@@ -9,21 +9,38 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 
-def main(base: str, adapter: str, tokens: str, out: str) -> None:
-    """Writes `beside`, with the adapter as a module of its own; `added`, merged by peft; and `base`, without it."""
-    rows = torch.tensor(json.loads(Path(tokens).read_text()))
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+def load(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32, attn_implementation="eager")
+
+
+def compute(folder: Path) -> None:
+    """Writes logits.npz: `base`; with adapter/ `beside` it and `added` to it; and with `theirs`, an adapter that peft
+    makes and writes to theirs/."""
+    rows = torch.tensor(json.loads((folder / "tokens.json").read_text()))
+    ours = PeftModel.from_pretrained(load(folder), folder / "adapter")
+    settings = LoraConfig(
+        r=3, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM"
+    )
+    theirs = get_peft_model(load(folder), settings)
+    torch.manual_seed(0)
     with torch.no_grad():
-        found = {"base": model(rows).logits}
-        model = PeftModel.from_pretrained(model, adapter)
-        found["beside"] = model(rows).logits
-        found["added"] = model.merge_and_unload()(rows).logits
-    np.savez(out, **{name: logits.numpy() for name, logits in found.items()})
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+        theirs.save_pretrained(folder / "theirs")
+        logits = {
+            "base": load(folder)(rows).logits,
+            "beside": ours(rows).logits,
+            "theirs": theirs(rows).logits,
+            "added": ours.merge_and_unload()(rows).logits,
+        }
+    np.savez(folder / "logits.npz", **{name: values.numpy() for name, values in logits.items()})
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for argument in sys.argv[1:]:
+        compute(Path(argument))

@@ -74,21 +74,22 @@ def experts_beside_shared_ones() -> tuple[Model, Family]:
 
 def test_modules_of_one_name_are_told_apart(tmp_path: Path) -> None:
     model, family = experts_beside_shared_ones()
-    shared = "ffn/shared/up"
-    config = saved(tmp_path, model, numbers(model, shared), family)
-    modules = [f"model.layers.{layer}.mlp.shared_experts.up_proj" for layer in (1, 2)]
+    assert saved(tmp_path, model, numbers(model, "attention/q"), family)["target_modules"] == ["q_proj"]
+    upper = f"{model.stacks[1].name}/attention/q"
+    config = saved(tmp_path, model, numbers(model, upper), family)
+    modules = [f"model.layers.{layer}.self_attn.q_proj" for layer in (1, 2)]
     assert config["target_modules"] == "|".join(module.replace(".", r"\.") for module in modules)
     assert set(load_file(tmp_path / "adapter_model.safetensors")) == {
         f"base_model.model.{module}.{part}.weight" for module in modules for part in ("lora_A", "lora_B")
     }
-    assert read_settings(tmp_path, family, model).targets.endswith(shared)
-    assert saved(tmp_path, model, numbers(model, "attention/q"), family)["target_modules"] == ["q_proj"]
+    assert read_settings(tmp_path, family, model).targets == upper
 
 
-def test_adapters_of_experts_are_no_modules(tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", ["experts/up", "shared/up"])
+def test_what_is_called_like_experts_is_no_module(tmp_path: Path, targets: str) -> None:
     model, family = experts_beside_shared_ones()
-    with pytest.raises(ConfigError, match=r"PEFT has no module for .*/ffn/experts/up, .* merged export"):
-        saved(tmp_path, model, numbers(model, "experts/up"), family)
+    with pytest.raises(ConfigError, match=f"PEFT has no module for .*/ffn/{targets}, .* merged export"):
+        saved(tmp_path, model, numbers(model, targets), family)
 
 
 @pytest.mark.parametrize(

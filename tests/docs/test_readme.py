@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-EXPERIMENTS = [c for c in COMMANDS if c.startswith(("rl train", "rl eval", "rl sft", "rl serve"))]
+EXPERIMENTS = [c for c in COMMANDS if c.startswith(("rl train", "rl eval", "rl sft", "rl serve", "rl chat"))]
 
 
 def rl(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smollm2 test check format bench peers bench-peers lock clean
+.PHONY: help setup demo smollm2 test test-parity check format bench peers bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ smollm2: $(READY) ## a pretrained language model for model=smollm2_135m, out of 
 
 test: $(READY) ## all tests (args="…" goes to pytest)
 	$(BIN)/pytest $(args)
+
+test-parity: .venv-peer-torch/.ready $(READY) ## logits beside those of Hugging Face transformers; writes docs/models.md
+	PARITY_PYTHON=$(abspath .venv-peer-torch/bin/python) $(BIN)/pytest tests/parity/compare.py $(args)
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check

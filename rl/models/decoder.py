@@ -83,11 +83,10 @@ def assemble(
         return jax.tree.unflatten(treedef, values)
 
     dtype = jnp.dtype(config.compute_dtype)
-    names = {stack.name for stack in stacks}
+    names = tuple(_places(ends_state))
 
     def ends(params: Params) -> Ends:
-        state = {name: value for name, value in params.items() if name not in names}
-        return nnx.merge(ends_graph, nnx.State(state))
+        return nnx.merge(ends_graph, nnx.State({name: params[name] for name in names}))
 
     def embed(params: Params, tokens: jax.Array) -> jax.Array:
         x = params["embed"][tokens].astype(dtype)

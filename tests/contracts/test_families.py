@@ -1,5 +1,6 @@
 """What every model family keeps to. New ones are found by listing."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity_cases import CASES
+from parity_cases import CASES, LENGTH
 
+from rl.data.pack import Segment, pack
+from rl.inference.engine import TokenSampling
+from rl.inference.jax_engine import JaxEngine
 from rl.models import FAMILIES
 from rl.models.base import DecoderConfig, Model
 from rl.models.decoder import UNROLLED_LAYERS, hidden_states
 from rl.models.family import Family
+from rl.trainer.update import make_score
 
 ROWS = (jnp.ones((1, 8), jnp.int32), jnp.arange(8, dtype=jnp.int32)[None], jnp.ones((1, 8), jnp.int32))
 
@@ -113,3 +118,34 @@ def test_bfloat16_is_close_to_float32(name: str) -> None:
         gradient = jax.eval_shape(jax.grad(lambda params, run=run: run(params).astype(jnp.float32).sum()), params)
         assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
     assert 0 < np.abs(found["float32"] - found["bfloat16"]).max() < 0.2
+
+
+@pytest.fixture
+def quick_compilation() -> Iterator[None]:
+    """For an engine, whose programs take no options."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "mistral", "qwen2_windows"])
+@pytest.mark.usefixtures("quick_compilation")
+async def test_the_engine_samples_what_the_trainer_scores(name: str) -> None:
+    """Prompts shorter and longer than a window, and completions that leave it."""
+    model = family_of(name).build(shape(name))
+    params = drawn(model)
+    engine = JaxEngine(model, params, slots=2, lanes=1, context=40, prefill_batch=2)
+    prompts = [[(5 * i) % 29 for i in range(n)] for n in (4, 15)]
+    try:
+        greedy = TokenSampling(temperature=0.0, max_tokens=25)
+        generations = await asyncio.gather(*(engine.generate(prompt, greedy) for prompt in prompts))
+    finally:
+        await engine.close()
+    parts = [
+        Segment([*p, *g.ids], [False] * len(p) + [True] * 25, [0.0] * len(p) + g.plain_logprobs, 0.0, 25)
+        for p, g in zip(prompts, generations, strict=True)
+    ]
+    batch = pack(parts, row_length=LENGTH, rows_multiple=2)
+    found = np.asarray(jax.jit(make_score(model))(params, batch, 1.0).logprobs)
+    np.testing.assert_allclose(batch.behaviour_logprobs[batch.mask], found[batch.mask], atol=1e-5)
+    assert found[batch.mask].std() > 1e-3 and found[batch.mask].min() > -np.log(29), "greedy is better than a guess"

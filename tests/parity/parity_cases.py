@@ -103,6 +103,36 @@ CASES: Mapping[str, Case] = {
 }
 
 
+class RopeCase(NamedTuple):
+    """Rotary positions: the size of a head, and what a `config.json` says."""
+
+    head_size: int
+    config: Mapping[str, Any]
+
+
+def _rope(head_size: int, theta: float, **scaling: Any) -> RopeCase:
+    keys = {"max_position_embeddings": 65536, "rope_theta": theta}
+    return RopeCase(head_size, {**keys, "rope_scaling": scaling} if scaling else keys)
+
+
+_LONG_YARN = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096}
+
+ROPES: Mapping[str, RopeCase] = {
+    "default": _rope(64, 1e4),
+    "default_odd": _rope(20, 1e6),
+    "default_wide": _rope(256, 1e6),
+    "linear": _rope(256, 1e6, rope_type="linear", factor=8.0),
+    "llama3": _rope(128, 5e5, **{**_LLAMA3, "original_max_position_embeddings": 8192}),
+    "yarn": _rope(128, 1e6, **_LONG_YARN),
+    "yarn_untruncated": _rope(64, 1.5e5, **_LONG_YARN, truncate=False, beta_fast=24.0, beta_slow=2.0),
+    "yarn_mscale": _rope(64, 1e4, **_LONG_YARN, mscale=1.0, mscale_all_dim=0.7),
+    "yarn_attention": _rope(64, 1e4, **_LONG_YARN, attention_factor=1.25),
+    "dynamic": _rope(64, 1e4, rope_type="dynamic", factor=4.0),
+    "dynamic_beyond": _rope(64, 1e4, rope_type="dynamic", factor=4.0, original_max_position_embeddings=16384),
+}
+"""The last is of a sequence as long as the context, where both agree on "dynamic" (see `Rope.frequencies`)."""
+
+
 def sequences() -> list[list[int]]:
     """One that fills a row, and three that fit into one together."""
     rng = np.random.RandomState(7)

@@ -1,11 +1,7 @@
-"""Hugging Face transformers' logits for the cases, as npz files. Runs in the environment of `make test-parity`.
+"""Hugging Face transformers' logits for the cases. Runs in the environment of `make test-parity`."""
 
-reference.py FOLDER           one NAME.npz per case, and NAME/ as a Hugging Face directory
-reference.py FOLDER GOLDEN    also what tests without torch compare with, in the folder GOLDEN
-"""
-
+import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from parity_cases import CASES, LENGTH, sequences, weight
+from parity_cases import CASES, LENGTH, ROPES, RopeCase, sequences, weight
 from safetensors.torch import load_file, save_file
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+TEXTS = (
+    "The capital of France is",
+    "def fibonacci(n):\n    if n < 2:\n        return n\n    return fibonacci(n - 1) + fibonacci(n - 2)\n",
+    "Ein Wort auf Deutsch, ein mot en français, одно слово по-русски, 一个中文词: \U0001f30d",
+    "Once upon a time there was a small model that lived on a laptop. Every morning it read a book, and every "
+    "evening it wrote down what it had learned, so that the next morning it could read that, too. " * 3,
+)
 
 
 def make_model(config: Mapping[str, Any], folder: Path) -> transformers.PreTrainedModel:
@@ -52,24 +57,61 @@ def reference(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
-def main(folder: Path, golden: Path | None = None) -> None:
+def rope(case: RopeCase) -> dict[str, np.ndarray]:
+    """Radians per position of each pair, and what cosine and sine are multiplied by."""
+    keys, length = dict(case.config), case.config["max_position_embeddings"]
+    scaling = dict(keys.pop("rope_scaling", {}))
+    if scaling.get("rope_type") == "dynamic":  # which takes what it was first trained on from the context
+        keys["max_position_embeddings"] = scaling.pop("original_max_position_embeddings", length)
+    config = transformers.LlamaConfig(hidden_size=case.head_size, num_attention_heads=1, **keys, rope_scaling=scaling)
+    embedding = LlamaRotaryEmbedding(config)
+    embedding(torch.zeros(1), torch.tensor([[length - 1]]))  # "dynamic" looks at the longest position
+    return {"frequencies": embedding.inv_freq.numpy(), "scale": np.float64(embedding.attention_scaling)}
+
+
+def make_golden(folder: Path, golden: Path) -> None:
+    """What tests without torch compare with."""
+    for name in CASES:
+        tensors = load_file(folder / name / "model.safetensors")
+        np.savez_compressed(
+            golden / f"{name}.npz",
+            logits=np.load(folder / f"{name}.npz")["alone"],
+            config=(folder / name / "config.json").read_text("utf-8"),
+            tensors=json.dumps({tensor: list(value.shape) for tensor, value in tensors.items()}),
+        )
+    ropes = {name: rope(case) for name, case in ROPES.items()}
+    np.savez_compressed(
+        golden.parent / "ropes.npz",
+        **{f"{name}/{part}": value for name, found in ropes.items() for part, value in found.items()},
+    )
+
+
+def smollm2(path: Path, folder: Path) -> None:
+    """Logits of a GGUF file for texts of several lengths: `smollm2.npz`."""
+    where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+    model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, attn_implementation="eager")
+    found = {}
+    for number, text in enumerate(TEXTS):
+        tokens = tokenizer(text).input_ids
+        found |= {f"tokens{number}": np.array(tokens), f"logits{number}": logits(model.eval(), tokens)}
+    np.savez(folder / "smollm2.npz", **found)
+
+
+def main(arguments: argparse.Namespace) -> None:
     for name, case in CASES.items():
-        model = make_model(case.config, folder / name).eval()
-        found = reference(model)
-        np.savez(folder / f"{name}.npz", **found)
-        if golden is not None:
-            tensors = load_file(folder / name / "model.safetensors")
-            np.savez_compressed(
-                golden / f"{name}.npz",
-                logits=found["alone"],
-                config=(folder / name / "config.json").read_text("utf-8"),
-                tensors=json.dumps({tensor: list(value.shape) for tensor, value in tensors.items()}),
-            )
-        print(name, flush=True)
+        model = make_model(case.config, arguments.folder / name).eval()
+        np.savez(arguments.folder / f"{name}.npz", **reference(model))
+    if arguments.golden:
+        make_golden(arguments.folder, arguments.golden)
+    if arguments.gguf:
+        smollm2(arguments.gguf, arguments.folder)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="gets one NAME.npz per case, and NAME/, a Hugging Face directory")
+    parser.add_argument("--golden", type=Path, help="tests/golden/models, which gets what tests without torch need")
+    parser.add_argument("--gguf", type=Path, help="SmolLM2, to be compared too")
     transformers.utils.logging.disable_progress_bar()
-    main(*map(Path, sys.argv[1:]))
+    main(parser.parse_args())

@@ -76,8 +76,9 @@ def _fresh(config: ModelConfig) -> Origin:
         raise unknown_name("model.name", name, FAMILIES, "or name a checkpoint with model.source")
     given = {key: getattr(config, size) for size, (key, _) in SIZES.items()}
     settings = {key: default if given[key] is None else given[key] for key, default in SIZES.values()}
-    settings |= {"vocab_size": renderer.vocab_size, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, **config.options}
     family = FAMILIES[name]
+    settings |= {"model_type": family.model_types[0], "vocab_size": renderer.vocab_size}
+    settings |= {"rms_norm_eps": 1e-6, "tie_word_embeddings": True, **config.options}
     with as_config_error("model"):
         return Origin(family, family.read_config(settings), renderer, None, settings)
 

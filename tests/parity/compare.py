@@ -21,7 +21,7 @@ from rl.models.base import Model, Params
 from rl.models.decoder import hidden_states
 from rl.parallel.mesh import make_mesh, replicated
 from rl.weights.load import load
-from rl.weights.source import family_of, find_source, open_source, shape_of
+from rl.weights.source import find_source, open_source, shape_of
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden" / "models"
@@ -53,8 +53,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loaded(path: Path) -> tuple[Model, Params]:
     """A checkpoint as `rl` loads it."""
     source = open_source(path)
-    family = family_of(source)
-    model = family.build(shape_of(source))
+    family, shape = shape_of(source)
+    model = family.build(shape)
     everywhere = replicated(make_mesh({"data": 1}), jnp.zeros(())).sharding
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return model, load(source, family, model, jax.tree.map(lambda _: everywhere, shapes))

@@ -21,13 +21,16 @@ from rl.models.base import Model, Params
 from rl.models.decoder import hidden_states
 from rl.parallel.mesh import make_mesh, replicated
 from rl.weights.load import load
-from rl.weights.source import find_source, open_source, shape_of
+from rl.weights.source import family_of, find_source, open_source, shape_of
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden" / "models"
 PAGE = HERE.parents[1] / "docs" / "models.md"
 BOUND = 1e-4
-"""Largest difference of a logit, in float32."""
+"""Largest difference of a logit, in float32, for small models."""
+
+BOUND_OF_SMOLLM2 = 3e-4
+"""The same for a model of 30 layers whose logits reach 44: seven millionths of that."""
 
 measured: dict[str, Mapping[str, float]] = {}
 """Name of a case -> layout -> largest difference."""
@@ -53,8 +56,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loaded(path: Path) -> tuple[Model, Params]:
     """A checkpoint as `rl` loads it."""
     source = open_source(path)
-    family, shape = shape_of(source)
-    model = family.build(shape)
+    family = family_of(source)
+    model = family.build(shape_of(source))
     everywhere = replicated(make_mesh({"data": 1}), jnp.zeros(())).sharding
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return model, load(source, family, model, jax.tree.map(lambda _: everywhere, shapes))
@@ -94,7 +97,7 @@ def test_smollm2(reference: Path) -> None:
         logits = np.asarray(hidden[0] @ model.head(params).T)
         difference = max(difference, float(np.abs(logits - expected[f"logits{number}"]).max()))
     measured["SmolLM2-135M-Instruct"] = {"alone": difference}
-    assert difference < BOUND
+    assert difference < BOUND_OF_SMOLLM2
 
 
 def test_the_table_is_written() -> None:

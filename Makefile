@@ -50,8 +50,8 @@ smollm2: $(READY) ## a pretrained language model for model=smollm2_135m, out of 
 test: $(READY) ## all tests (args="…" goes to pytest)
 	$(BIN)/pytest $(args)
 
-test-parity: .venv-peer-torch/.ready $(READY) ## logits beside those of Hugging Face transformers; writes docs/models.md
-	PARITY_PYTHON=$(abspath .venv-peer-torch/bin/python) $(BIN)/pytest tests/parity/compare.py $(args)
+test-parity: .venv-peer-torch/.ready $(READY) ## logits beside those of Hugging Face transformers and peft; writes docs/models.md
+	PARITY_PYTHON=$(abspath .venv-peer-torch/bin/python) $(BIN)/pytest tests/parity/compare.py tests/parity/compare_peft.py $(args)
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check

@@ -11,6 +11,7 @@ from rl.cli.launch import Parser
 from rl.config import ModelConfig
 
 if TYPE_CHECKING:
+    from rl.cli.build import Policy
     from rl.cli.model import Origin
 
 PACKAGE = "package:"
@@ -75,28 +76,40 @@ def export(run: str, folder: Path, dtype: str | None) -> None:
     from rl.cli.build import make_policy
     from rl.cli.model import DTYPES
     from rl.config import HardwareConfig
-    from rl.models.lora import dense
-    from rl.weights.save import save_weights, whole
+    from rl.weights.save import whole
 
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
     config = _model(run)
     with whole(folder) as draft:
-        policy = make_policy(config, HardwareConfig(), seed=0)
-        origin = policy.origin
-        stored = {} if origin.source is None else {name: info.dtype for name, info in origin.source.tensors.items()}
-        usual = dtype or stored.get("model.embed_tokens.weight", config.dtype)
-        save_weights(
-            draft,
-            origin.family,
-            policy.model,
-            dense(policy.params),
-            dtype=lambda name: dtype or stored.get(name, usual),
-            like=origin.directory,
-        )
-        _write_config(draft, origin, usual)
-        _write_tokenizer(draft, origin)
+        write_directory(draft, make_policy(config, HardwareConfig(), seed=0), dtype)
     _show(folder)
+
+
+def write_directory(folder: Path, policy: Policy, dtype: str | None) -> None:
+    """Writes weights (an adapter merged into them), config and tokenizer into a folder.
+
+    Args:
+        folder: where to.
+        policy: what to write.
+        dtype: of the weights; None: as its checkpoint has them, or as they are.
+    """
+    from rl.models.lora import dense
+    from rl.weights.save import save_weights
+
+    origin, params = policy.origin, dense(policy.params)
+    stored = {} if origin.source is None else {name: info.dtype for name, info in origin.source.tensors.items()}
+    usual = dtype or stored.get("model.embed_tokens.weight", str(params["embed"].dtype))
+    save_weights(
+        folder,
+        origin.family,
+        policy.model,
+        params,
+        dtype=lambda name: dtype or stored.get(name, usual),
+        like=origin.directory,
+    )
+    _write_config(folder, origin, usual)
+    _write_tokenizer(folder, origin)
 
 
 def export_adapter(run: str, folder: Path) -> None:

@@ -124,7 +124,7 @@ def write_config(config: Gemma3Config) -> dict[str, Any]:
         "rope_local_base_freq": sliding.theta,
         **write_windows(config.windows, [rope == SLIDING for rope in config.layer_ropes]),
         "attention_bias": config.attention_bias,
-        "query_pre_attn_scalar": config.query_scalar,
+        "query_pre_attn_scalar": int(config.query_scalar),  # transformers takes whole numbers only
         "hidden_activation": "gelu_pytorch_tanh",
     }
 

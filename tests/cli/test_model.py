@@ -157,8 +157,8 @@ def test_names_in_tables() -> None:
     ("arguments", "message"),
     [
         (["nowhere", "out"], "nowhere is neither a run nor a checkpoint"),
-        (["one"], "rl export takes RUN DIR [dtype=DTYPE]; found one"),
-        (["one", "two", "type=x"], "rl export takes RUN DIR [dtype=DTYPE]; found one two type=x"),
+        (["one"], "rl export takes RUN DIR [dtype=DTYPE | format=peft]; found one"),
+        (["one", "two", "type=x"], "rl export takes RUN DIR [dtype=DTYPE | format=peft]; found one two type=x"),
         (["one", "two", "dtype=int8"], "unknown dtype 'int8'; known: bfloat16, float32"),
     ],
 )

@@ -51,7 +51,7 @@ test: $(READY) ## all tests (args="…" goes to pytest)
 	$(BIN)/pytest $(args)
 
 test-parity: .venv-peer-torch/.ready $(READY) ## logits beside those of Hugging Face transformers and peft; writes docs/models.md
-	PARITY_PYTHON=$(abspath .venv-peer-torch/bin/python) $(BIN)/pytest tests/parity/compare.py tests/parity/compare_peft.py $(args)
+	PARITY_PYTHON=$(abspath .venv-peer-torch/bin/python) $(BIN)/pytest tests/parity/compare.py tests/parity/compare_peft.py tests/parity/compare_exports.py $(args)
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rl.inference.cache import Cache, cached_attention
-from rl.inference.layers import layers_of
+from rl.inference.layers import LARGE, layers_of
 from rl.inference.sampler import Draw, DrawSettings, draw
 from rl.models.base import Attend, Model, Params
+from rl.models.turned import Turned
 
 
 class Slots(NamedTuple):
@@ -71,12 +72,13 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
 
             return attend
 
-        x = model.embed(params, slots.tokens[:, None])
+        ends = params["ends"]
+        x = model.embed(ends, slots.tokens[:, None])
         states = []
         for layer, own, *state in zip(layers, params["layers"], cache.keys, cache.values, strict=True):
             x, state, _ = layer.block(own, x, rotations[layer.rope], attend_within(layer.window), tuple(state))
             states.append(state)
-        logits = jnp.einsum("SD,VD->SV", model.norm(params, x)[:, 0], model.head(params).astype(x.dtype))
+        logits = logits_of(model.norm(ends, x)[:, 0], model.head(ends).astype(x.dtype))
         early = (slots.positions < slots.stops_from)[:, None] & (slots.stop_ids >= 0)
         drawn = draw(logits, slots.settings, slots.positions, jnp.where(early, slots.stop_ids, model.config.vocab_size))
         keys, values = zip(*states, strict=True)
@@ -108,3 +110,8 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
         return cache, slots, out
 
     return decode
+
+
+def logits_of(x: Float[Array, "S D"], head: Float[Array, "V D"]) -> Float[Array, "S V"]:
+    """The head's product, with a large head on the left: see `Turned`."""
+    return Turned(head, head.shape[::-1]).after(x) if head.size >= LARGE else jnp.einsum("SD,VD->SV", x, head)

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 
 from envs.errors import ContextLengthError
-from rl.inference.cache import Cache
 from rl.inference.engine import EngineBusyError, EngineError, Generation, PauseMode, TokenSampling
 from rl.inference.lane import Lane, Programs
-from rl.inference.layers import unstack
+from rl.inference.layers import make_unstack
+from rl.inference.placement import cache_sharding
 from rl.inference.requests import Request, TextOf, check_sampling
 from rl.models.base import Model, Params
 
@@ -35,7 +35,8 @@ class JaxEngine:
 
     Args:
         model: the decoder.
-        params: its parameters; replaced by `load_weights`.
+        params: its parameters; replaced by `load_weights`. Where they lie on several devices, so does the cache, with
+            its kv heads as they have theirs.
         slots: sequences decoded at once.
         context: the most tokens of a prompt and its completion; at most the model's context (the default).
         tokens_per_dispatch: tokens drawn between two looks at the queue.
@@ -51,8 +52,8 @@ class JaxEngine:
         text_of: tokens to text, for requests with stop strings.
         version: the policy version of `params`.
         lanes: parts of the slots that draw side by side; must divide `slots`. By default one per core on a CPU, each of
-            at least `LEAST_LANE` slots, and one elsewhere. What a request draws depends on the size of the lanes (in
-            the last bits), never on which of them it is in.
+            at least `LEAST_LANE` slots; one elsewhere, and for parameters on several devices. What a request draws
+            depends on the size of the lanes (in the last bits), never on which of them it is in.
 
     Raises:
         ValueError: for a context that the model does not have, or lanes of unequal size.
@@ -78,17 +79,15 @@ class JaxEngine:
         self._context = model.config.context if context is None else context
         if not 2 <= self._context <= model.config.context:
             raise ValueError(f"context is {context}; expected 2 … {model.config.context}, the model's own")
-        lanes = _default_lanes(slots) if lanes is None else lanes
+        sharding = cache_sharding(model, params)
+        lanes = (_default_lanes(slots) if sharding is None else 1) if lanes is None else lanes
         if lanes < 1 or slots % lanes:
             raise ValueError(f"lanes is {lanes}; expected a divisor of the {slots} slots")
-        self._unstack = jax.jit(lambda p: unstack(model, p))
-        self._programs = Programs(model, tokens_per_dispatch)
+        on_cpu = jax.default_backend() == "cpu"
+        self._unstack = jax.jit(make_unstack(model, turn=on_cpu and sharding is None))
+        self._programs = Programs(model, tokens_per_dispatch, sharding)
         self._params = self._unstack(params)
         self._version = version
-
-        def place_cache(cache: Cache) -> Cache:
-            return cache
-
         self._lanes = [
             Lane(
                 model,
@@ -100,7 +99,6 @@ class JaxEngine:
                 exact=exact,
                 max_stop_ids=max_stop_ids,
                 max_biases=max_biases,
-                place_cache=place_cache,
             )
             for _ in range(lanes)
         ]

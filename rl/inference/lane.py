@@ -1,11 +1,12 @@
 """Slots that decode together: their cache, and the compiled programs that carry out what the scheduler plans."""
 
 from array import array
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from rl.inference.cache import Cache, copy_slots, new_cache, resized
 from rl.inference.decode import Drawn, Slots, make_decode
@@ -23,13 +24,22 @@ PATIENCE = 64
 
 
 class Programs:
-    """What is compiled, once for all lanes."""
+    """What is compiled, once for all lanes.
 
-    def __init__(self, model: Model, tokens_per_dispatch: int) -> None:
-        self.read = Reader(model)
-        self.decode: Compiled = jax.jit(make_decode(model, tokens_per_dispatch), donate_argnums=1)
-        self.copy: Compiled = jax.jit(copy_slots, donate_argnums=0, static_argnums=4)
-        self.resize: Compiled = jax.jit(resized, static_argnums=(1, 2))
+    Args:
+        model: the decoder.
+        tokens_per_dispatch: tokens drawn at once.
+        sharding: where the cache lies; None: on one device.
+    """
+
+    def __init__(self, model: Model, tokens_per_dispatch: int, sharding: NamedSharding | None) -> None:
+        only: Any = {} if sharding is None else {"out_shardings": sharding}
+        first: Any = {} if sharding is None else {"out_shardings": (sharding, None, None)}
+        self.sharding = sharding
+        self.read = Reader(model, sharding)
+        self.decode: Compiled = jax.jit(make_decode(model, tokens_per_dispatch), donate_argnums=1, **first)
+        self.copy: Compiled = jax.jit(copy_slots, donate_argnums=0, static_argnums=4, **only)
+        self.resize: Compiled = jax.jit(resized, static_argnums=(1, 2), **only)
 
     @property
     def compiled(self) -> int:
@@ -48,8 +58,8 @@ class Lane:
         tokens_per_dispatch: tokens drawn at once.
         chunk: the most tokens of a prompt that are read at once.
         exact: one size of cache, and nothing that depends on what came before (see `Scheduler`).
-        idle: makes the host's arrays for so many slots.
-        place_cache: lays the cache out over the devices.
+        max_stop_ids: most stop tokens of a request.
+        max_biases: most biased tokens of a request.
     """
 
     def __init__(
@@ -64,7 +74,6 @@ class Lane:
         exact: bool,
         max_stop_ids: int,
         max_biases: int,
-        place_cache: Callable[[Cache], Cache],
     ) -> None:
         self._programs = programs
         self._vocabulary = model.config.vocab_size
@@ -72,7 +81,7 @@ class Lane:
         self._tokens_per_dispatch = tokens_per_dispatch
         self._exact = exact
         self._columns = self._most if exact else min(LEAST_COLUMNS, self._most)
-        self._cache = place_cache(new_cache(model, size, self._columns))
+        self._cache = jax.device_put(new_cache(model, size, self._columns), programs.sharding)
         self._slots = idle_slots(size, self._vocabulary, max_stop_ids, max_biases)
         self._schedule = Scheduler(size, chunk=chunk, columns=self._columns, exact=exact)
         self._roomy = 0

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from rl.inference.cache import Cache, cached_attention
@@ -35,10 +36,10 @@ class Pieces(NamedTuple):
     starts: Int[Array, "A"]
 
 
-def begin(model: Model, columns: int, params: Params, pieces: Pieces) -> tuple[jax.Array, tuple[Rotation, ...]]:
+def begin(model: Model, columns: int, ends: Params, pieces: Pieces) -> tuple[jax.Array, tuple[Rotation, ...]]:
     """Embeddings of the pieces, and the rotations of their positions."""
     positions = pieces.starts[:, None] + jnp.arange(pieces.tokens.shape[1])[None]
-    return model.embed(params, pieces.tokens), model.rotations(positions, columns)
+    return model.embed(ends, pieces.tokens), model.rotations(positions, columns)
 
 
 def read_layer(
@@ -80,18 +81,19 @@ def read_layer(
 class Reader:
     """The compiled programs that read. Shapes: rows, length and extent of the pieces, and columns of the cache."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, sharding: NamedSharding | None) -> None:
+        pinned: Any = {} if sharding is None else {"out_shardings": (None, sharding, sharding)}
         self._layers = layers_of(model)
         self._windows = [jnp.asarray(2**30 if layer.window is None else layer.window) for layer in self._layers]
         self._begin: Compiled = jax.jit(partial(begin, model), static_argnums=0)
         self._programs: dict[Block, Compiled] = {
-            block: jax.jit(partial(read_layer, block), static_argnums=(0, 1), donate_argnums=(5, 6))
+            block: jax.jit(partial(read_layer, block), static_argnums=(0, 1), donate_argnums=(5, 6), **pinned)
             for block in {layer.block for layer in self._layers}
         }
 
     def __call__(self, params: Params, cache: Cache, pieces: Pieces, extent: int) -> Cache:
         """The cache with the pieces in it; the one that was given is used up."""
-        x, rotations = self._begin(cache.values[0].shape[2], params, pieces)
+        x, rotations = self._begin(cache.values[0].shape[2], params["ends"], pieces)
         keys, values = [], []
         for number, (layer, window) in enumerate(zip(self._layers, self._windows, strict=True)):
             x, new_keys, new_values = self._programs[layer.block](

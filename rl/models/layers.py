@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from rl.models.base import Attend, DecoderConfig, Observed, Rotation
 from rl.models.lora import Adapted
 from rl.models.quantize import Quantized
+from rl.models.turned import Turned
 
 Activation = Callable[[jax.Array], jax.Array]
 FeedForward = Callable[[jax.Array], tuple[jax.Array, Observed]]
@@ -146,7 +147,7 @@ class SwiGLU(nnx.Module):
 
 
 def project(
-    x: Float[Array, "B T *inputs"], weight: Float[Array, "..."] | Quantized | Adapted, inputs: int = 1
+    x: Float[Array, "B T *inputs"], weight: Float[Array, "..."] | Quantized | Adapted | Turned, inputs: int = 1
 ) -> Float[Array, "B T *outputs"]:
     """Contracts the last `inputs` axes of `x` with the first of `weight`.
 
@@ -160,6 +161,8 @@ def project(
         # The backward pass reads it back again: kept, it would take the memory that quantising saved.
         return jax.checkpoint(lambda x, weight: project(x, weight.dense(), inputs))(x, weight)
     width, outputs = math.prod(weight.shape[:inputs]), weight.shape[inputs:]
+    if isinstance(weight, Turned):
+        return weight.after(x.reshape(-1, width)).reshape(*x.shape[:-inputs], *outputs)
     flat = x.reshape(-1, width) @ weight.astype(x.dtype).reshape(width, -1)
     return flat.reshape(*x.shape[:-inputs], *outputs)
 

@@ -41,7 +41,7 @@ def serve(config: ServeConfig) -> None:
     from rl.models.lora import dense
 
     if config.log_requests:
-        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
+        _log_requests()
     model = config.model if config.run is None else model_of_run(Path(config.run))
     policy = make_policy(model, config.hardware, config.seed)
     name = config.name or _name(config)
@@ -75,6 +75,14 @@ def serve(config: ServeConfig) -> None:
         print("stopped", flush=True)
 
     asyncio.run(main())
+
+
+def _log_requests() -> None:
+    """Shows what the server logs, and nobody else's."""
+    log, shown = logging.getLogger("rl.serve"), logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(shown)
+    log.setLevel(logging.INFO)
 
 
 def _greeting(url: str, name: str, context: int, key: str | None) -> str:

@@ -16,6 +16,7 @@ ROUTES: tuple[tuple[str, str, middleware.Handler], ...] = (
     ("POST", "/pause_generation", control.pause_generation),
     ("POST", "/continue_generation", control.continue_generation),
     ("POST", "/flush_cache", control.flush_cache),
+    ("GET", "/flush_cache", control.flush_cache),
     ("POST", "/update_weights_from_disk", control.update_weights_from_disk),
     ("POST", "/update_weight_version", control.update_weight_version),
     ("GET", "/model_info", control.model_info),

@@ -65,6 +65,8 @@ async def test_the_cache_is_not_flushed_under_those_who_keep_it(http, ask) -> No
     assert refused["error"]["message"].startswith("1 completions are paused in_place and keep their cache; continue")
     await ask("/continue_generation")
     assert (await ask("/flush_cache"))["success"] is True
+    async with http.get("/flush_cache") as flushed:  # some trainers ask so
+        assert (await flushed.json())["success"] is True
     await last_event(response)
 
 

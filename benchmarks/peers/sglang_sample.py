@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 from protocol import Job, Play, answer, prompts
 
-SERVER_READY_S = 240.0
+SERVER_READY_S = 600.0
 _servers: list[psutil.Process] = []
 
 

@@ -132,7 +132,9 @@ def model_of_run(run: Path) -> ModelConfig:
 
 
 def model_name(config: ModelConfig) -> str:
-    """How a table calls a model: by its run, its checkpoint or its family."""
+    """How a table calls a model: by its adapter, its run, its checkpoint or its family."""
+    if config.lora.adapter is not None:
+        return config.lora.adapter
     if config.checkpoint is not None:
         return config.checkpoint
     return f"{config.name}, untrained" if config.source is None else Path(config.source).stem

@@ -18,7 +18,7 @@ from rl.cli.compose import compose
 from rl.cli.export import export
 from rl.cli.main import main
 from rl.cli.model import model_name, open_model
-from rl.config import HardwareConfig, ModelConfig
+from rl.config import HardwareConfig, LoraConfig, ModelConfig
 from rl.models.base import Params
 from rl.trainer.optimizer import adamw
 from rl.trainer.state import init_state
@@ -151,6 +151,7 @@ def test_names_in_tables() -> None:
         == "SmolLM2-135M-Instruct.Q4_1"
     )
     assert model_name(replace(SMALL, checkpoint="runs/mine")) == "runs/mine"
+    assert model_name(replace(SMALL, checkpoint="runs/base", lora=LoraConfig(adapter="runs/mine"))) == "runs/mine"
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def _log_requests() -> None:
     log, shown = logging.getLogger("rl.serve"), logging.StreamHandler()
     shown.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(shown)
+    log.propagate = False
     log.setLevel(logging.INFO)
 
 

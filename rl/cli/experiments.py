@@ -2,7 +2,10 @@
 
 import asyncio
 import datetime
-from collections.abc import Coroutine
+import signal
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +162,8 @@ def _recorded(run: RunDir, title: str, metric: str | None, stages: Any) -> None:
             await coroutine
 
     try:
-        asyncio.run(main())
+        with _terminated_as_interrupted():
+            asyncio.run(main())
     except KeyboardInterrupt:
         run.status("interrupted")
         print(f"\nstopped; nothing is lost. Continue with the same command and resume=true (run: {run.path})")
@@ -171,6 +175,19 @@ def _recorded(run: RunDir, title: str, metric: str | None, stages: Any) -> None:
         run.status("finished")
     finally:
         run.close()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, which clusters send before they take a machine away, ends a run as Ctrl-C does: with a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():  # only there may signals be handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _summary(config: TrainConfig, run: RunDir, before: Evaluation, after: Evaluation) -> dict[str, Any]:

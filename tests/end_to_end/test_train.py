@@ -115,7 +115,8 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path, uninterrupted, st
         assert [row[key] for row in rows(tmp_path / "run")] == [row[key] for row in rows(uninterrupted)]
 
 
-def test_ctrl_c_checkpoints_and_says_how_to_go_on(tmp_path, uninterrupted):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_checkpoints_and_says_how_to_go_on(tmp_path, uninterrupted, sent):
     # A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that.
     start = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -130,7 +131,7 @@ def test_ctrl_c_checkpoints_and_says_how_to_go_on(tmp_path, uninterrupted):
         text=True,
     )
     wait_for(tmp_path / "run", "train", steps=2, process=process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130, out
     assert "Continue with the same command and resume=true" in out and "Traceback" not in out

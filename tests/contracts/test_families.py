@@ -133,8 +133,8 @@ def quick_compilation() -> Iterator[None]:
 async def test_the_engine_samples_what_the_trainer_scores(name: str) -> None:
     """Prompts shorter and longer than a window, and completions that leave it."""
     model = family_of(name).build(shape(name))
-    params = drawn(model)
-    engine = JaxEngine(model, params, slots=2, lanes=1, context=40, prefill_batch=2)
+    params = jax.device_put(drawn(model))
+    engine = JaxEngine(model, params, slots=2, lanes=1, context=40, chunk=8)
     prompts = [[(5 * i) % 29 for i in range(n)] for n in (4, 15)]
     try:
         greedy = TokenSampling(temperature=0.0, max_tokens=25)

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from envs.errors import ConfigError, ContextLengthError, InfrastructureError, TasksetError, UpswingError
     from envs.evaluation import Evaluation, evaluate, paired_gain
     from envs.harness import multi_turn, single_turn, tool_use
+    from envs.judging import Criterion, Price, judge
+    from envs.math_score import math_equal
+    from envs.parsers import boxed, code_block, exact, json_value, matches, regex, well_formed, xml_tag
     from envs.record import Journal
     from envs.resolve import EnvironmentInfo, list_environments, load_environment
     from envs.rollout import Rollout, run_group, run_task
-    from envs.rubric import Rubric
+    from envs.rubric import Rubric, scores
     from envs.seeds import derive_seed
     from envs.statistics import Interval
     from envs.taskset import Taskset
@@ -43,10 +46,13 @@ _HOMES = {
     "envs.errors": ["ConfigError", "ContextLengthError", "InfrastructureError", "TasksetError", "UpswingError"],
     "envs.evaluation": ["Evaluation", "evaluate", "paired_gain"],
     "envs.harness": ["multi_turn", "single_turn", "tool_use"],
+    "envs.judging": ["Criterion", "Price", "judge"],
+    "envs.math_score": ["math_equal"],
+    "envs.parsers": ["boxed", "code_block", "exact", "json_value", "matches", "regex", "well_formed", "xml_tag"],
     "envs.record": ["Journal"],
     "envs.resolve": ["EnvironmentInfo", "list_environments", "load_environment"],
     "envs.rollout": ["Rollout", "run_group", "run_task"],
-    "envs.rubric": ["Rubric"],
+    "envs.rubric": ["Rubric", "scores"],
     "envs.seeds": ["derive_seed"],
     "envs.statistics": ["Interval"],
     "envs.taskset": ["Taskset"],
@@ -80,6 +86,20 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "multi_turn",
     "single_turn",
     "tool_use",
+    # scoring
+    "Criterion",
+    "Price",
+    "boxed",
+    "code_block",
+    "exact",
+    "json_value",
+    "judge",
+    "matches",
+    "math_equal",
+    "regex",
+    "scores",
+    "well_formed",
+    "xml_tag",
     # running
     "Evaluation",
     "Interval",

@@ -82,7 +82,8 @@ def load_environment(name: str | Path, /, **kwargs: Any) -> Environment:
 
     Args:
         name: for example "wordle", "./my_environment" or "my_package.my_environment".
-        kwargs: arguments of its `load_environment`, checked by its annotations.
+        kwargs: arguments of its `load_environment`, checked by its annotations; and `rubric`, what to change about its
+            rubric: `{"weights": {…}, "metrics": […]}` (see `envs.rubric_config.adjusted`).
 
     Raises:
         ConfigError: no such environment, an argument that does not fit, a package that is not installed.
@@ -90,10 +91,16 @@ def load_environment(name: str | Path, /, **kwargs: Any) -> Environment:
     info = find_environment(name)
     function = info.function()
     kind = f"environment '{info.name}'"
+    changes = kwargs.pop("rubric", {}) if "rubric" not in info.arguments.parameters else {}
     environment = function(**bind(function, kwargs, kind))
     if not isinstance(environment, Environment):
         raise ConfigError(f"load_environment of {kind} returned {environment!r}; expected an Environment")
-    return replace(environment, name=environment.name or info.name, version=environment.version or info.version)
+    environment = replace(environment, name=environment.name or info.name, version=environment.version or info.version)
+    if not changes:
+        return environment
+    from envs.rubric_config import adjusted
+
+    return adjusted(**bind(adjusted, {"environment": environment, **changes}, "env.rubric"))
 
 
 def list_environments() -> list[EnvironmentInfo]:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from envs.errors import INFRASTRUCTURE, ConfigError, unknown_name
 from envs.types import Failure, Trajectory
@@ -36,15 +36,40 @@ _GROUP: Mapping[str, Callable[[Sequence[Trajectory], Sequence[SimpleNamespace]],
 }
 
 
+F = TypeVar("F", bound=RewardFunction)
+
+
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """One reward function with its arguments resolved to what they are read from."""
+    """One reward function with its arguments resolved to what they are read from.
+
+    `scores` are the names it returns values under; None for a single number under its own name.
+    """
 
     name: str
     call: RewardFunction
     arguments: tuple[tuple[str, Callable[[Any, Any], Any]], ...]
     group: bool
     waits: bool
+    scores: tuple[str, ...] | None
+
+
+def scores(**weights: float) -> Callable[[F], F]:
+    """Says that a reward function returns several named scores, and how much each counts beside the others.
+
+        @scores(accuracy=1.0, style=0.2, words=0.0)
+        def quality(completion) -> dict[str, float]: ...
+
+        Rubric({quality: 0.5})        # accuracy at 0.5, style at 0.1, words only observed
+
+    The function returns a mapping with exactly these names (one that judges groups: a list of numbers for each).
+    """
+
+    def mark(function: F) -> F:
+        function.scores = weights  # type: ignore[attr-defined]
+        return function
+
+    return mark
 
 
 class Rubric:
@@ -53,28 +78,31 @@ class Rubric:
     A function is sync or async and returns a finite number. It is given, by name, what its parameters ask for: `task`,
     `prompt`, `answer`, `info`, `completion` (the text of the model's last message), `messages`, `trajectory`, `state`
     (what the harness keeps for this rollout). A function with a parameter `trajectories` judges a whole group: it may
-    ask for `states`, `task`, `prompt`, `answer` and `info` besides, and returns one number per trajectory.
+    ask for `states`, `task`, `prompt`, `answer` and `info` besides, and returns one number per trajectory. A function
+    may return several named scores: then its weight is a mapping from their names (see also `scores`).
 
         Rubric({correct: 1.0, brief: 0.1, turns_used: 0.0})
+        Rubric({correct: 1.0, quality: {"style": 0.2, "words": 0.0}})
 
     Args:
         functions: reward functions and their weights.
 
     Raises:
-        ConfigError: a parameter that does not exist, two functions of one name, a weight that is no finite number.
+        ConfigError: a parameter that does not exist, two scores of one name, a weight that is no finite number.
     """
 
-    def __init__(self, functions: Mapping[RewardFunction, float]) -> None:
-        self._functions: dict[str, _Function] = {}
+    def __init__(self, functions: Mapping[RewardFunction, float | Mapping[str, float]]) -> None:
+        self._functions: list[_Function] = []
         weights: dict[str, float] = {}
         for call, weight in functions.items():
-            function = _inspect(call)
-            if function.name in self._functions:
-                raise ConfigError(f"two reward functions are called '{function.name}'; rename one")
-            self._functions[function.name] = function
-            weights[function.name] = _finite_weight(function.name, weight)
-        self._own = [function for function in self._functions.values() if not function.group]
-        self._of_groups = [function for function in self._functions.values() if function.group]
+            function, own = _inspect(call, weight)
+            taken = {*weights, *(known.name for known in self._functions)}
+            if twice := sorted(taken & {function.name, *own}):
+                raise ConfigError(f"two reward functions are called '{twice[0]}'; rename one")
+            weights.update(own)
+            self._functions.append(function)
+        self._own = [function for function in self._functions if not function.group]
+        self._of_groups = [function for function in self._functions if function.group]
         self.weights: Mapping[str, float] = MappingProxyType(weights)
 
     @property
@@ -82,16 +110,35 @@ class Rubric:
         """Whether a function compares the rollouts of a group."""
         return bool(self._of_groups)
 
+    @property
+    def needs_state(self) -> tuple[str, ...]:
+        """The functions that ask for what the harness keeps, which a saved trajectory does not have."""
+        return tuple(f.name for f in self._functions if {"state", "states"} & {name for name, _ in f.arguments})
+
     def reweight(self, weights: Mapping[str, float]) -> Rubric:
         """The same functions with some weights changed, by name.
 
         Raises:
-            ConfigError: for the name of no function.
+            ConfigError: for the name of no score.
         """
         for name in weights:
-            if name not in self._functions:
-                raise unknown_name("reward function", name, self._functions)
-        return Rubric({f.call: weights.get(f.name, self.weights[f.name]) for f in self._functions.values()})
+            if name not in self.weights:
+                raise unknown_name("reward function", name, self.weights)
+        return Rubric(self._with({**self.weights, **weights}))
+
+    def extend(self, functions: Mapping[RewardFunction, float | Mapping[str, float]]) -> Rubric:
+        """This rubric and further functions.
+
+        Raises:
+            ConfigError: as for a rubric.
+        """
+        return Rubric({**self._with(self.weights), **functions})
+
+    def _with(self, weights: Mapping[str, float]) -> dict[RewardFunction, float | Mapping[str, float]]:
+        return {
+            f.call: weights[f.name] if f.scores is None else {name: weights[name] for name in f.scores}
+            for f in self._functions
+        }
 
     async def score(self, trajectory: Trajectory, state: SimpleNamespace, *, retries: int = 0) -> None:
         """Runs the functions that judge a rollout by itself and fills `rewards` and `metrics`.
@@ -113,7 +160,7 @@ class Rubric:
             results = await asyncio.gather(*(_call(f, trajectory, state, _number, retries) for f in waiting))
             outcomes.update(zip((f.name for f in waiting), results, strict=True))
         for function in self._own:
-            self._enter(trajectory, function.name, outcomes[function.name])
+            self._enter(trajectory, outcomes[function.name])
         if not self.judges_groups:
             self._total(trajectory)
 
@@ -133,17 +180,17 @@ class Rubric:
         for function in self._of_groups:
             outcome = await _call(function, members, kept, lambda value: _numbers(value, len(members)), retries)
             for i, trajectory in enumerate(members):
-                self._enter(trajectory, function.name, outcome if isinstance(outcome, Failure) else outcome[i])
+                own = outcome if isinstance(outcome, Failure) else {name: v[i] for name, v in outcome.items()}
+                self._enter(trajectory, own)
         for trajectory in members:
             self._total(trajectory)
 
-    def _enter(self, trajectory: Trajectory, name: str, outcome: float | Failure) -> None:
+    def _enter(self, trajectory: Trajectory, outcome: Mapping[str, float] | Failure) -> None:
         if isinstance(outcome, Failure):
             trajectory.failure = trajectory.failure or outcome
-        elif self.weights[name]:
-            trajectory.rewards[name] = outcome
-        else:
-            trajectory.metrics[name] = outcome
+            return
+        for name, value in outcome.items():
+            (trajectory.rewards if self.weights[name] else trajectory.metrics)[name] = value
 
     def _total(self, trajectory: Trajectory) -> None:
         if trajectory.failure is None:
@@ -152,7 +199,8 @@ class Rubric:
             trajectory.reward = sum((w * rewards[name] for name, w in self.weights.items() if w), 0.0)
 
 
-def _inspect(call: RewardFunction) -> _Function:
+def _inspect(call: RewardFunction, weight: Any) -> tuple[_Function, dict[str, float]]:
+    """A reward function, and the weights of what it returns by name."""
     name = getattr(call, "__name__", "")
     if not name:
         raise ConfigError(f"the reward function {call!r} has no name; define it with `def`")
@@ -167,19 +215,34 @@ def _inspect(call: RewardFunction) -> _Function:
             hint = f"'{name}' asks for it; {whole} can ask for the known ones; bind anything else in a closure"
             raise unknown_name("reward function argument", argument, allowed, hint)
     waits = inspect.iscoroutinefunction(call)
-    return _Function(name, call, tuple((argument, allowed[argument]) for argument in arguments), group, waits)
+    declared: Mapping[str, float] | None = getattr(call, "scores", None)
+    weights = {name: _finite_weight(name, weight)} if not isinstance(weight, Mapping) else dict(weight)
+    if declared is not None and isinstance(weight, Mapping):
+        for score in [*weight, *declared]:
+            if score not in declared or score not in weight:
+                raise unknown_name(f"score of '{name}'", score, declared, "give a weight to each of them")
+    elif declared is not None:
+        weights = {score: weights[name] * share for score, share in declared.items()}
+    weights = {score: _finite_weight(score, value) for score, value in weights.items()}
+    named = tuple(weights) if declared is not None or isinstance(weight, Mapping) else None
+    reads = tuple((argument, allowed[argument]) for argument in arguments)
+    return _Function(name, call, reads, group, waits, named), weights
 
 
 async def _call(
     function: _Function, subject: Any, state: Any, check: Callable[[Any], Any], retries: int
-) -> Any | Failure:
-    """What the function returned, or why it could not."""
+) -> dict[str, Any] | Failure:
+    """What the function returned by name, or why it could not."""
     while True:
         try:
             value = function.call(**{name: read(subject, state) for name, read in function.arguments})
             if inspect.isawaitable(value):
                 value = await value
-            return check(value)
+            if function.scores is None:
+                return {function.name: check(value)}
+            if not isinstance(value, Mapping) or value.keys() != set(function.scores):
+                raise TypeError(f"expected a mapping with the scores {', '.join(function.scores)}; found {value!r}")
+            return {name: check(value[name]) for name in function.scores}
         except INFRASTRUCTURE as error:
             if retries <= 0:
                 return Failure("infrastructure", type(error).__name__, str(error), function.name)

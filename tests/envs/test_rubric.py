@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs import Completion, ConfigError, Failure, InfrastructureError, Rubric, Task, Trajectory, Turn
+from envs import Completion, ConfigError, Failure, InfrastructureError, Rubric, Task, Trajectory, Turn, scores
 
 TASK = Task.ask("a", "2+2", "4", level=3)
 
@@ -204,3 +204,59 @@ async def test_weights_can_be_changed_by_name() -> None:
     assert dict(rubric.weights) == {"correct": 1.0, "brief": 0.0}
     with pytest.raises(ConfigError, match="unknown reward function 'corect'; did you mean 'correct'"):
         rubric.reweight({"corect": 1.0})
+
+
+async def test_a_function_returns_several_named_scores() -> None:
+    @scores(accuracy=1.0, style=0.5, words=0.0)
+    def quality(completion: str) -> dict[str, float]:
+        return {"accuracy": 1.0, "style": 0.5, "words": float(len(completion.split()))}
+
+    record = await scored(Rubric({quality: 2.0}), "four is it")
+    assert (record.reward, record.rewards, record.metrics) == (2.5, {"accuracy": 1.0, "style": 0.5}, {"words": 3.0})
+    again = Rubric({quality: 2.0}).reweight({"words": 1.0, "accuracy": 0.0})
+    assert dict(again.weights) == {"accuracy": 0.0, "style": 1.0, "words": 1.0}
+    assert (await scored(again, "four is it")).reward == 3.5
+    chosen = Rubric({quality: {"accuracy": 1.0, "style": 0.0, "words": 0.0}})
+    assert (await scored(chosen)).reward == 1.0
+
+
+async def test_a_group_function_returns_several_scores_for_each() -> None:
+    def ranks(trajectories: list[Trajectory]) -> dict[str, list[float]]:
+        return {"first": [1.0, 0.0], "last": [0.0, 1.0]}
+
+    rubric = Rubric({ranks: {"first": 1.0, "last": -1.0}})
+    records = [trajectory(sample=i) for i in range(2)]
+    for record in records:
+        await rubric.score(record, SimpleNamespace())
+    await rubric.score_group(records, [SimpleNamespace()] * 2)
+    assert [record.reward for record in records] == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("returned", [{"a": 1.0}, {"a": 1.0, "b": 1.0, "c": 1.0}, 1.0, {"a": 1.0, "b": "x"}])
+async def test_scores_that_are_missing_or_too_many_are_an_error(returned: Any) -> None:
+    def quality() -> Any:
+        return returned
+
+    record = await scored(Rubric({quality: {"a": 1.0, "b": 0.0}}))
+    assert record.reward is None and record.failure is not None
+    assert (record.failure.kind, record.failure.where) == ("reward", "quality")
+
+
+def test_scores_are_named_once_and_weights_fit_them() -> None:
+    @scores(correct=1.0)
+    def other() -> dict[str, float]:
+        return {"correct": 1.0}
+
+    with pytest.raises(ConfigError, match="two reward functions are called 'correct'; rename one"):
+        Rubric({correct: 1.0, other: 1.0})
+    with pytest.raises(ConfigError, match="unknown score of 'other' 'corect'; did you mean 'correct'"):
+        Rubric({other: {"corect": 1.0}})
+
+
+async def test_a_rubric_is_extended() -> None:
+    def extra() -> float:
+        return 3.0
+
+    rubric = Rubric({correct: 2.0}).extend({extra: 0.0})
+    assert dict(rubric.weights) == {"correct": 2.0, "extra": 0.0}
+    assert (await scored(rubric)).metrics == {"extra": 3.0}

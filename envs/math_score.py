@@ -1,4 +1,4 @@
-"""Mathematical answers: are two expressions the same number, set, interval, equation …? `math-verify`, at a distance."""
+"""Mathematical answers: are two expressions the same number, set, interval, equation …? By `math-verify`."""
 
 import asyncio
 import atexit

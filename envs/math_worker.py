@@ -42,8 +42,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)  # math-verify tells every answer it cannot read
     signal.signal(signal.SIGVTALRM, _ring)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    import math_verify  # noqa: F401  before the limit and the clock
-
+    compare("x^2-1", r"\boxed{(x-1)(x+1)}")  # what it imports on first use shall not count as an answer's time
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     print("{}", flush=True)
     for line in sys.stdin:

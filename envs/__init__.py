@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from envs.environment import Environment, Harness
     from envs.errors import ConfigError, ContextLengthError, InfrastructureError, TasksetError, UpswingError
     from envs.evaluation import Evaluation, evaluate, paired_gain
-    from envs.harness import multi_turn, single_turn, tool_use
+    from envs.harness import Hooks, multi_turn, single_turn, tool_use
     from envs.judging import Criterion, Price, judge
     from envs.math_score import math_equal
     from envs.parsers import boxed, code_block, exact, json_value, matches, regex, well_formed, xml_tag
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from envs.seeds import derive_seed
     from envs.statistics import Interval
     from envs.taskset import Taskset
-    from envs.tools import Tool, make_tool
+    from envs.tools import Hidden, Tool, make_tool
     from envs.types import (
         Completion,
         Failure,
@@ -45,7 +45,7 @@ _HOMES = {
     "envs.environment": ["Environment", "Harness"],
     "envs.errors": ["ConfigError", "ContextLengthError", "InfrastructureError", "TasksetError", "UpswingError"],
     "envs.evaluation": ["Evaluation", "evaluate", "paired_gain"],
-    "envs.harness": ["multi_turn", "single_turn", "tool_use"],
+    "envs.harness": ["Hooks", "multi_turn", "single_turn", "tool_use"],
     "envs.judging": ["Criterion", "Price", "judge"],
     "envs.math_score": ["math_equal"],
     "envs.parsers": ["boxed", "code_block", "exact", "json_value", "matches", "regex", "well_formed", "xml_tag"],
@@ -56,7 +56,7 @@ _HOMES = {
     "envs.seeds": ["derive_seed"],
     "envs.statistics": ["Interval"],
     "envs.taskset": ["Taskset"],
-    "envs.tools": ["Tool", "make_tool"],
+    "envs.tools": ["Hidden", "Tool", "make_tool"],
     "envs.types": [
         "Completion",
         "Failure",
@@ -80,6 +80,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Task",
     "Taskset",
     # ways of driving a model
+    "Hidden",
+    "Hooks",
     "Rollout",
     "Tool",
     "make_tool",

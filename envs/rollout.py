@@ -27,7 +27,8 @@ class Rollout:
     Attributes:
         task: the problem.
         trajectory: the record, which `complete` adds to.
-        state: what the harness wants to keep; reward functions and tools can ask for it.
+        state: what the harness wants to keep; reward functions and tools can ask for it. A namespace, until a
+            harness puts a value of its own type in its place.
         messages: the conversation. It starts as the task's prompt; a harness appends to it or rewrites it.
         sampling: how tokens are drawn; `sampling.seed` is this rollout's own.
     """
@@ -37,7 +38,7 @@ class Rollout:
     def __init__(self, task: Task, client: Client, *, sample: int = 0, sampling: Sampling = Sampling()) -> None:
         self.task = task
         self.trajectory = Trajectory(task, sample)
-        self.state = SimpleNamespace()
+        self.state: Any = SimpleNamespace()
         self.messages: list[Message] = [_copy(message) for message in task.prompt]
         self.sampling = sampling
         self._client = client

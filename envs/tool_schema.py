@@ -12,14 +12,16 @@ from envs.errors import ConfigError
 from envs.signature import annotations_of
 
 _SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean", types.NoneType: "null"}
-_HIDDEN = "state"
+HIDDEN = object()
+"""What marks an annotation as hidden from the model."""
 
-Described = tuple[str, str, list[tuple[inspect.Parameter, str]], dict[str, Any]]
-"""Name, description, parameters with their descriptions, type hints."""
+Described = tuple[str, str, list[tuple[inspect.Parameter, str]], dict[str, Any], tuple[str, ...]]
+"""Name, description, parameters with their descriptions, type hints, names of hidden parameters."""
 
 
 def describe_function(function: Callable[..., Any]) -> Described:
-    """What a function that is to be a tool says about itself; a parameter called `state` is not the model's to give.
+    """What a function that is to be a tool says about itself; a parameter called `state`, or marked as
+    `Hidden`, is not the model's to give.
 
     Raises:
         ConfigError: no name, no docstring, a parameter without a type or of a kind that has no name.
@@ -31,7 +33,9 @@ def describe_function(function: Callable[..., Any]) -> Described:
     if not description:
         raise ConfigError(f"tool '{name}' has no docstring; say in it what the tool does: the model reads it")
     hints = annotations_of(function)
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != _HIDDEN]
+    parameters = list(inspect.signature(function).parameters.values())
+    hidden = tuple(p.name for p in parameters if p.name == "state" or _is_hidden(hints.get(p.name)))
+    parameters = [p for p in parameters if p.name not in hidden]
     for parameter in parameters:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ConfigError(f"tool '{name}': '{parameter}' has no name that a model could give; list the arguments")
@@ -40,7 +44,11 @@ def describe_function(function: Callable[..., Any]) -> Described:
     for documented_name in documented:
         if documented_name not in {p.name for p in parameters}:
             raise ConfigError(f"tool '{name}': its docstring describes '{documented_name}', which is no parameter")
-    return name, description, [(p, documented.get(p.name, "")) for p in parameters], hints
+    return name, description, [(p, documented.get(p.name, "")) for p in parameters], hints, hidden
+
+
+def _is_hidden(annotation: Any) -> bool:
+    return get_origin(annotation) is Annotated and HIDDEN in get_args(annotation)[1:]
 
 
 def parse_docstring(text: str) -> tuple[str, dict[str, str]]:

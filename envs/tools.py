@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from envs.annotations import Misfit, fit
 from envs.errors import InfrastructureError
-from envs.tool_schema import describe_function, json_schema
+from envs.tool_schema import HIDDEN, describe_function, json_schema
 from envs.types import FunctionCall, ToolSchema
+
+T = TypeVar("T")
+Hidden = Annotated[T, HIDDEN]
+"""`db: Hidden[Database]`: an argument that the model does not see; it is given the attribute `db` of the state."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Tool:
         description: what the model reads about it.
         parameters: JSON schema of its arguments.
         function: what is called, sync (in a thread) or async.
-        hints: the Python type of each argument.
-        wants_state: whether it also receives the rollout's `state`.
+        hints: the Python type of each argument; None if the function checks its arguments itself.
+        hidden: arguments that come from the rollout's state: "state" is all of it, any other name its attribute.
         timeout: the most seconds a call may take.
         max_chars: results longer than this are cut, with a notice.
     """
@@ -35,8 +38,8 @@ class Tool:
     description: str
     parameters: Mapping[str, Any]
     function: Callable[..., Any]
-    hints: Mapping[str, Any]
-    wants_state: bool
+    hints: Mapping[str, Any] | None
+    hidden: Sequence[str]
     timeout: float
     max_chars: int
 
@@ -51,7 +54,8 @@ def make_tool(function: Callable[..., Any], *, timeout: float = 30.0, max_chars:
     """A tool from a typed function with a Google-style docstring.
 
     What the docstring says before its sections describes the tool, its `Args:` section the arguments. A parameter
-    called `state` is not shown to the model: it receives the rollout's `state`.
+    called `state` is not shown to the model: it receives the rollout's `state`. Nor is `db: Hidden[Database]`, which
+    receives `state.db`.
 
     Args:
         function: sync or async; sync ones run in a thread, so that they do not hold up other rollouts (a thread that
@@ -62,7 +66,7 @@ def make_tool(function: Callable[..., Any], *, timeout: float = 30.0, max_chars:
     Raises:
         ConfigError: no docstring, a parameter without a type, or a type that JSON cannot express.
     """
-    name, description, parameters, hints = describe_function(function)
+    name, description, parameters, hints, hidden = describe_function(function)
     schema = {
         "type": "object",
         "properties": {
@@ -73,17 +77,17 @@ def make_tool(function: Callable[..., Any], *, timeout: float = 30.0, max_chars:
         "additionalProperties": False,
     }
     shown = {parameter.name: hints[parameter.name] for parameter, _ in parameters}
-    wants_state = "state" in inspect.signature(function).parameters
-    return Tool(name, description, schema, function, shown, wants_state, timeout, max_chars)
+    return Tool(name, description, schema, function, shown, hidden, timeout, max_chars)
 
 
-async def call_tool(tools: Mapping[str, Tool], call: FunctionCall, state: SimpleNamespace) -> str:
+async def call_tool(tools: Mapping[str, Tool], call: FunctionCall, state: Any) -> str:
     """Runs a call as the model wrote it and returns the text to show it.
 
     Whatever is wrong with the call, and whatever the tool raises, becomes a text that tells the model what to change.
 
     Raises:
         InfrastructureError: if the tool raises it: not the model's doing.
+        AttributeError: if the state has no attribute for a hidden argument: a bug of the environment.
     """
     tool = tools.get(call["name"])
     if tool is None:
@@ -92,8 +96,8 @@ async def call_tool(tools: Mapping[str, Tool], call: FunctionCall, state: Simple
         arguments = parse_arguments(tool, call["arguments"])
     except ValueError as error:
         return f"Error: {error}."
-    if tool.wants_state:
-        arguments["state"] = state
+    for name in tool.hidden:
+        arguments[name] = state if name == "state" else getattr(state, name)
     try:
         async with asyncio.timeout(tool.timeout) as limit:
             result = await _call(tool.function, arguments)
@@ -112,13 +116,15 @@ def parse_arguments(tool: Tool, text: str) -> dict[str, Any]:
     Raises:
         ValueError: not a JSON object; an unknown, missing or wrongly typed argument. The message is for the model.
     """
-    expected = ", ".join(tool.hints) or "no arguments"
+    expected = ", ".join(tool.parameters.get("properties", ())) or "no arguments"
     try:
         given = json.loads(text) if text.strip() else {}
     except json.JSONDecodeError as error:
         raise ValueError(f"the arguments of {tool.name} are not valid JSON ({error})") from None
     if not isinstance(given, dict):
         raise ValueError(f"the arguments of {tool.name} must be a JSON object with {expected}; found {text[:200]}")
+    if tool.hints is None:
+        return given
     for name in given:
         if name not in tool.hints:
             raise ValueError(f"{tool.name} has no argument '{name}'; it takes {expected}")

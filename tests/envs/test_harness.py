@@ -1,4 +1,6 @@
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -7,6 +9,8 @@ from envs import (
     ConfigError,
     Environment,
     Harness,
+    Hidden,
+    Hooks,
     InfrastructureError,
     Message,
     Rollout,
@@ -55,7 +59,7 @@ def setup(rollout: Rollout) -> None:
 
 
 async def test_multi_turn_goes_on_until_the_environment_is_done() -> None:
-    record = await drive(multi_turn(respond, max_turns=5, setup=setup), "3", "7")
+    record = await drive(multi_turn(respond, max_turns=5, hooks=[Hooks(on_setup=setup)]), "3", "7")
     assert (record.stop, said(record)) == ("completed", ["Guess a number", "3", "wrong", "7"])
 
 
@@ -77,7 +81,7 @@ async def test_an_async_setup_may_change_the_prompt() -> None:
         await asyncio.sleep(0)
         rollout.messages.insert(0, {"role": "system", "content": "Be brief."})
 
-    record = await drive(multi_turn(lambda rollout: None, max_turns=1, setup=change), "7")
+    record = await drive(multi_turn(lambda rollout: None, max_turns=1, hooks=[Hooks(on_setup=change)]), "7")
     assert said(record) == ["Be brief.", "Guess a number", "7"]
 
 
@@ -149,3 +153,87 @@ def test_what_cannot_work_is_refused_at_once() -> None:
         tool_use([add], max_turns=0)
     with pytest.raises(ConfigError, match=r"multi_turn\(max_turns=0\); expected at least 1"):
         multi_turn(respond, max_turns=0)
+
+
+async def test_hooks_run_in_order_and_clean_up_in_reverse_even_when_time_runs_out() -> None:
+    told: list[str] = []
+
+    def tell(name: str) -> Hooks:
+        def hook(what: str) -> Callable[[Rollout], None]:
+            return lambda rollout: told.append(f"{name} {what}")
+
+        return Hooks(hook("setup"), hook("turn"), hook("stop"), hook("cleanup"))
+
+    async def answer(rollout: Rollout) -> str:
+        await asyncio.sleep(0 if len(rollout.trajectory.turns) == 1 else 60)
+        return "go on"
+
+    record = await drive(multi_turn(answer, max_turns=3, hooks=[tell("a"), tell("b")]), "1", "2", timeout=0.2)
+    assert record.stop == "timeout"
+    assert told == ["a setup", "b setup", "a turn", "b turn", "a stop", "b stop", "b cleanup", "a cleanup"]
+
+
+async def test_a_setup_that_fails_half_way_is_cleaned_up_and_fails_the_rollout() -> None:
+    told: list[str] = []
+
+    def open_half(rollout: Rollout) -> None:
+        told.append("opened")
+        raise InfrastructureError("no more room")
+
+    hooks = Hooks(
+        open_half, on_stop=lambda rollout: told.append("stop"), on_cleanup=lambda rollout: told.append("closed")
+    )
+    record = await drive(multi_turn(respond, max_turns=1, hooks=[hooks]), "1")
+    assert told == ["opened", "closed"]
+    assert record.failure is not None and record.failure.message == "no more room"
+
+
+async def test_a_stop_condition_ends_the_rollout_with_its_word() -> None:
+    async def told(rollout: Rollout) -> bool:
+        return rollout.messages[-1]["content"] == "7"
+
+    hooks = [Hooks(stop={"never": lambda rollout: False, "found": told})]
+    record = await drive(tool_use([add], max_turns=3, hooks=hooks), tool_call("add", '{"a": 3, "b": 4}'))
+    assert record.stop == "found" and record.tail[0]["content"] == "7"
+
+
+@dataclass
+class Shop:
+    stock: dict[str, int]
+    sold: int = 0
+
+
+async def test_hidden_arguments_come_from_the_typed_state() -> None:
+    def buy(item: str, stock: Hidden[dict[str, int]], state: Shop) -> int:
+        """Buys one of an item.
+
+        Args:
+            item: its name.
+        """
+        stock[item] -= 1
+        state.sold += 1
+        return stock[item]
+
+    assert list(make_tool(buy).parameters["properties"]) == ["item"]
+    shops: list[Shop] = []
+
+    def begin(rollout: Rollout) -> None:
+        shops.append(Shop({"tea": 3}))
+        rollout.state = shops[0]
+
+    harness = tool_use([buy], max_turns=4, hooks=[Hooks(on_setup=begin)])
+    buys, steals = tool_call("buy", '{"item": "tea"}'), tool_call("buy", '{"item": "tea", "stock": {}}')
+    record = await drive(harness, buys, buys, steals, "done")
+    assert [m["content"] for m in record.messages if m["role"] == "tool"] == [
+        "2", "1", "Error: buy has no argument 'stock'; it takes item.",
+    ]  # fmt: skip
+    assert shops == [Shop({"tea": 1}, sold=2)]
+
+
+async def test_a_state_without_what_a_tool_needs_is_the_environments_bug() -> None:
+    def look(shop: Hidden[Shop]) -> int:
+        """Looks."""
+        return shop.sold
+
+    record = await drive(tool_use([look], max_turns=1), tool_call("look", "{}"))
+    assert record.failure is not None and (record.failure.kind, record.failure.error) == ("harness", "AttributeError")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from envs.seeds import derive_seed
     from envs.statistics import Interval
     from envs.taskset import Taskset
+    from envs.taskset_sources import TaskJournal
     from envs.tools import Hidden, Tool, make_tool
     from envs.types import (
         Completion,
@@ -56,6 +57,7 @@ _HOMES = {
     "envs.seeds": ["derive_seed"],
     "envs.statistics": ["Interval"],
     "envs.taskset": ["Taskset"],
+    "envs.taskset_sources": ["TaskJournal"],
     "envs.tools": ["Hidden", "Tool", "make_tool"],
     "envs.types": [
         "Completion",
@@ -78,6 +80,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Harness",
     "Rubric",
     "Task",
+    "TaskJournal",
     "Taskset",
     # ways of driving a model
     "Hidden",

@@ -30,7 +30,7 @@ class Journal:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
-        os.ftruncate(self._file, _whole_lines(self._file))
+        os.ftruncate(self._file, whole_lines(self._file))
 
     def append(self, trajectory: Trajectory, **keys: Any) -> None:
         """Adds a rollout.
@@ -92,7 +92,7 @@ def read(path: str | Path) -> Iterator[tuple[dict[str, Any], Trajectory]]:
                 ) from None
 
 
-def _whole_lines(file: int, block: int = 1 << 16) -> int:
+def whole_lines(file: int, block: int = 1 << 16) -> int:
     """The length of the file up to and with its last line end."""
     end = os.fstat(file).st_size
     while end > 0:

@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from envs.errors import ConfigError, TasksetError, unknown_name
 from envs.types import Task
+
+if TYPE_CHECKING:
+    from envs.taskset_sources import GrowingTaskset
 
 Source = Sequence[Task] | Callable[[], Iterable[Task]]
 """Where the tasks of one split come from; a callable is called once, when the split is first used."""
@@ -99,6 +102,73 @@ class Taskset(Sequence[Task]):
         from envs.taskset_files import parquet_rows, splits_of_files
 
         return cls(splits_of_files(path, parquet_rows, split_column, fractions, row))
+
+    @classmethod
+    def from_sqlite(
+        cls,
+        path: str | Path | Mapping[str, str | Path],
+        query: str,
+        *,
+        split_column: str | None = None,
+        fractions: Mapping[str, float] = NINE_TO_ONE,
+        row: Callable[[dict[str, Any]], Task] | None = None,
+    ) -> Taskset:
+        """Tasks from the rows of a query, like "select id, question, answer from questions order by id".
+
+        Args:
+            path: the SQLite file, which is only read.
+            query: without an `order by`, ids that come from the row's number may change.
+
+        Other arguments and errors as for `from_jsonl`.
+        """
+        from envs.taskset_files import splits_of_files
+        from envs.taskset_sources import sqlite_rows
+
+        return cls(splits_of_files(path, partial(sqlite_rows, query=query), split_column, fractions, row))
+
+    @classmethod
+    def from_hf(
+        cls,
+        name: str,
+        config: str | None = None,
+        *,
+        splits: Mapping[str, str] | None = None,
+        fractions: Mapping[str, float] = NINE_TO_ONE,
+        revision: str | None = None,
+        row: Callable[[dict[str, Any]], Task] | None = None,
+    ) -> Taskset:
+        """Tasks from a Hugging Face data set (the package `datasets` is an extra).
+
+            Taskset.from_hf("openai/gsm8k", "main", splits={"train": "train", "eval": "test"}, row=...)
+
+        Args:
+            name: on the Hub, or a folder that `datasets` can load.
+            config: of the data set, for those that have several.
+            splits: our splits and theirs; without it, their "train" is divided by `fractions`.
+            revision: a commit, so that the tasks stay the same.
+
+        Other arguments and errors as for `from_jsonl`.
+        """
+        from envs.taskset_sources import hugging_face_splits
+
+        return cls(hugging_face_splits(name, config, revision, splits, fractions, row))
+
+    @classmethod
+    def from_journal(
+        cls,
+        path: str | Path,
+        *,
+        fractions: Mapping[str, float] = NINE_TO_ONE,
+        row: Callable[[dict[str, Any]], Task] | None = None,
+    ) -> GrowingTaskset:
+        """Tasks from a file that grows: JSON lines as for `from_jsonl`, appended by `TaskJournal` or anyone else.
+
+        A task's split is decided by its id alone, so that it keeps its split and its index when more come. `grown()`
+        of what this returns has the tasks that have come since.
+        """
+        from envs.taskset_sources import GrowingTaskset
+
+        return GrowingTaskset(Path(path), fractions, row)
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -17,10 +17,14 @@ Rows = Iterator[tuple[str, Row]]
 _OWN = {"id", "prompt", "question", "system", "answer", "info"}
 
 
-def jsonl_rows(path: Path) -> Rows:
-    """The JSON objects of a file with one per line; blank lines are skipped."""
+def jsonl_rows(path: Path, end: int | None = None) -> Rows:
+    """The JSON objects of a file with one per line, up to byte `end`; blank lines are skipped."""
     with _open(path) as file:
+        read = 0
         for number, line in enumerate(file, start=1):
+            read += len(line.encode()) if end is not None else 0
+            if end is not None and read > end:
+                return
             if not line.strip():
                 continue
             where = f"{path}:{number}"
@@ -83,6 +87,11 @@ def task_of_row(row: Row, where: str, default_id: str) -> Task:
     else:
         raise TasksetError(f"{where}: '{given[0]}' is {prompt!r}; expected text or a list of messages with a 'role'")
     info = row.get("info") or {}
+    if isinstance(info, str):  # from a table, whose cells hold text
+        try:
+            info = json.loads(info)
+        except json.JSONDecodeError as error:
+            raise TasksetError(f"{where}: 'info' is no JSON ({error}): {info[:80]!r}") from None
     if not isinstance(info, Mapping):
         raise TasksetError(f"{where}: 'info' is {info!r}; expected an object")
     further = {name: value for name, value in row.items() if name not in _OWN}
@@ -103,9 +112,18 @@ def splits_of_files(
         return {name: partial(_tasks, Path(one), read, row) for name, one in path.items()}
     if split_column is not None:
         return partial(_by_column, Path(path), read, row, split_column)
-    if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) <= 0:
+    return Divided(partial(_tasks, Path(path), read, row), checked_fractions(fractions))
+
+
+def checked_fractions(fractions: Mapping[str, float]) -> Mapping[str, float]:
+    """The fractions.
+
+    Raises:
+        ConfigError: unless they are positive and sum to 1.
+    """
+    if not fractions or abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) <= 0:
         raise ConfigError(f"fractions={dict(fractions)}; expected positive numbers that sum to 1")
-    return _Divided(partial(_tasks, Path(path), read, row), fractions)
+    return fractions
 
 
 def divide(tasks: list[Task], fractions: Mapping[str, float]) -> dict[str, list[Task]]:
@@ -128,7 +146,7 @@ def divide(tasks: list[Task], fractions: Mapping[str, float]) -> dict[str, list[
     return divided
 
 
-class _Divided(dict[str, Callable[[], list[Task]]]):
+class Divided(dict[str, Callable[[], list[Task]]]):
     """One file's tasks divided into splits whose names are known beforehand; the file is read once, on first use."""
 
     def __init__(self, read: Callable[[], list[Task]], fractions: Mapping[str, float]) -> None:
@@ -143,7 +161,7 @@ class _Divided(dict[str, Callable[[], list[Task]]]):
 
 
 def _tasks(path: Path, read: Callable[[Path], Rows], make: Callable[[Row], Task] | None) -> list[Task]:
-    return [_task(where, row, make, f"{path.stem}-{i}") for i, (where, row) in enumerate(read(path))]
+    return [make_task(where, row, make, f"{path.stem}-{i}") for i, (where, row) in enumerate(read(path))]
 
 
 def _by_column(
@@ -154,11 +172,16 @@ def _by_column(
         name = row.pop(column, None)
         if not isinstance(name, str) or not name:
             raise TasksetError(f"{where}: column '{column}' is {name!r}; expected the name of the row's split")
-        splits.setdefault(name, []).append(_task(where, row, make, f"{path.stem}-{i}"))
+        splits.setdefault(name, []).append(make_task(where, row, make, f"{path.stem}-{i}"))
     return splits
 
 
-def _task(where: str, row: Row, make: Callable[[Row], Task] | None, default_id: str) -> Task:
+def make_task(where: str, row: Row, make: Callable[[Row], Task] | None, default_id: str) -> Task:
+    """The task of a row, made by the function `make` or by its usual columns.
+
+    Raises:
+        TasksetError: naming the row, for one that cannot be made into a task.
+    """
     if make is None:
         return task_of_row(row, where, default_id)
     try:

@@ -44,6 +44,7 @@ def begin(job: Job) -> Play:
     }
     command = [sys.executable, "-m", "sglang.launch_server"]
     command += ["--disable-cuda-graph", "--disable-overlap-schedule", "--skip-tokenizer-init"]
+    command += ["--sleep-on-idle"]  # or its scheduler spins between rounds, and takes a core from the others
     command += [part for name, value in arguments.items() for part in (f"--{name}", value)]
     settings = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     shims = str(Path(__file__).parent / "sglang_shims")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from envs.math_score import math_equal
     from envs.parsers import boxed, code_block, exact, json_value, matches, regex, well_formed, xml_tag
     from envs.record import Journal
+    from envs.rescore import rescore
     from envs.resolve import EnvironmentInfo, list_environments, load_environment
     from envs.rollout import Rollout, run_group, run_task
     from envs.rubric import Rubric, scores
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         Trajectory,
         Turn,
     )
+    from envs.validation import Check, validate
 
 _HOMES = {
     "envs.clients.base": ["Client"],
@@ -51,6 +53,7 @@ _HOMES = {
     "envs.math_score": ["math_equal"],
     "envs.parsers": ["boxed", "code_block", "exact", "json_value", "matches", "regex", "well_formed", "xml_tag"],
     "envs.record": ["Journal"],
+    "envs.rescore": ["rescore"],
     "envs.resolve": ["EnvironmentInfo", "list_environments", "load_environment"],
     "envs.rollout": ["Rollout", "run_group", "run_task"],
     "envs.rubric": ["Rubric", "scores"],
@@ -59,6 +62,7 @@ _HOMES = {
     "envs.taskset": ["Taskset"],
     "envs.taskset_sources": ["TaskJournal"],
     "envs.tools": ["Hidden", "Tool", "make_tool"],
+    "envs.validation": ["Check", "validate"],
     "envs.types": [
         "Completion",
         "Failure",
@@ -106,14 +110,17 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "well_formed",
     "xml_tag",
     # running
+    "Check",
     "Evaluation",
     "Interval",
     "Journal",
     "derive_seed",
     "evaluate",
     "paired_gain",
+    "rescore",
     "run_group",
     "run_task",
+    "validate",
     # finding
     "EnvironmentInfo",
     "list_environments",

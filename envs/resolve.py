@@ -26,6 +26,7 @@ ENTRY_POINTS = "upswing.environments"
 LIBRARY = Path(__file__).parent / "library"
 
 _FUNCTION = "load_environment"
+_SOURCES = {".py", ".yaml", ".json", ".jsonl", ".csv", ".toml", ".md"}
 _HUB = re.compile(r"[\w-]+/[\w.-]+(@\S+)?")
 
 
@@ -67,6 +68,19 @@ class EnvironmentInfo:
                 "expected `def load_environment(...) -> Environment`"
             )
         return found
+
+    def forget(self) -> None:
+        """Forgets its imported code, so that what is loaded next is what its files say then."""
+        name = self.target.partition(":")[0] if self.source == "installed" else _module_name(self.path)
+        for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+            del sys.modules[module]
+        importlib.invalidate_caches()
+
+    def files(self) -> list[Path]:
+        """Its Python files and data files, for whoever wants to know when they change."""
+        if self.path.is_file():
+            return [self.path]
+        return sorted(p for p in self.path.rglob("*") if p.suffix in _SOURCES and p.is_file())
 
     @property
     def arguments(self) -> inspect.Signature:
@@ -207,12 +221,17 @@ def _summary(path: Path) -> str:
     return (docstring or "").partition("\n")[0]
 
 
-def _module_from(folder: Path) -> ModuleType:
-    """The module of an environment folder, under a name that no package has; imported once per process."""
+def _module_name(folder: Path) -> str:
     file = _module_file(folder)
     assert file is not None
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
-    name = f"upswing_environment_{file.parent.name if file.stem == '__init__' else file.stem}_{digest}"
+    return f"upswing_environment_{file.parent.name if file.stem == '__init__' else file.stem}_{digest}"
+
+
+def _module_from(folder: Path) -> ModuleType:
+    """The module of an environment folder, under a name that no package has; imported once per process."""
+    file, name = _module_file(folder), _module_name(folder)
+    assert file is not None
     if name in sys.modules:
         return sys.modules[name]
     search = [str(file.parent)] if file.stem == "__init__" else None

@@ -1,4 +1,4 @@
-"""`rl envs`: which environments there are. `rl envs NAME`: what one of them is made of."""
+"""`rl envs`, `rl env list`: which environments there are. `rl envs NAME`, `rl env show NAME`: what one is made of."""
 
 import inspect
 import re
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         Console().print(listing(list_environments()))
     else:
         info = find_environment(given.name)
-        describe(info, load_environment(given.name, **_values(given.arguments)), Console())
+        describe(info, load_environment(given.name, **values(given.arguments)), Console())
     return 0
 
 
@@ -112,8 +112,15 @@ def _argument_names(info: EnvironmentInfo) -> str:
         return f"({error})"
 
 
-def _values(arguments: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE, read as `env.KEY=VALUE` is by the verbs that run experiments."""
+def values(arguments: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE, read as `env.KEY=VALUE` is by the verbs that run experiments; `a.b=1` is a mapping in a mapping."""
     from rl.cli.overrides import parse
 
-    return {override.key_or_group: override.value() for override in parse(arguments)}
+    found: dict[str, Any] = {}
+    for override in parse(arguments):
+        *outer, last = override.key_or_group.split(".")
+        inner = found
+        for name in outer:
+            inner = inner.setdefault(name, {})
+        inner[last] = override.value()
+    return found

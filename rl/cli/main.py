@@ -20,6 +20,7 @@ VERBS = {  # name -> (module with `run(arguments) -> exit code`, what it does)
     "report": ("rl.cli.report", "write the report of a run or a sweep"),
     "export": ("rl.cli.export", "write a run's weights as a Hugging Face directory"),
     "envs": ("rl.cli.envs", "list the environments, or describe one"),
+    "env": ("rl.cli.env", "begin, validate or replay an environment"),
 }
 
 HELP = """\
@@ -37,6 +38,7 @@ examples:
   rl chat model=smollm2_135m prompt="What is the capital of France?"
   rl report runs/NAME
   rl envs wordle
+  rl env init my_env
 
 rl VERB --help tells what a verb takes.
 """

@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if not given.runs:
         raise ConfigError("no run named; expected rl report RUN, for example the directory that `rl train` printed")
-    report([_directory(name) for name in given.runs])
+    report([directory(name) for name in given.runs])
     return 0
 
 
@@ -63,7 +63,7 @@ def report(directories: Sequence[Path]) -> None:
         console.print(compare_table(compared))
 
 
-def _directory(name: str) -> Path:
+def directory(name: str) -> Path:
     """The directory itself, or that of this name below runs/."""
     named = Path("runs", name)
     return named if named.is_dir() and not Path(name).exists() else Path(name)

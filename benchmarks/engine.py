@@ -11,7 +11,7 @@ Alone: the workload `small`, plainly (temperature 1) and with top-p 0.9, in turn
 
 All draw 64 new tokens per sample from random weights at temperature 1; prompts differ, and nothing stops early. With
 `--peer` every workload is sampled in turns by the engine and by its peers: `tunix` (google-tunix's vanilla sampler),
-`hf` (transformers' generate) and `sglang` (its server on the CPU). `make peers` builds their environments;
+`hf` (transformers' generate) and `sglang` (its server on the CPU). `make peers sglang` builds their environments;
 `NAME=FOLDER` names another one. The engine returns log-probabilities with the tokens, the peers do without.
 
 The last line is a JSON object with these keys:

@@ -30,7 +30,7 @@ class Peer:
     """A script that runs in another environment and waits for rounds; see `protocol.py`.
 
     Args:
-        name: of the environment: `make peer-NAME` builds `.venv-peer-NAME`.
+        name: of the environment: `make peer-NAME` builds `.venv-peer-NAME`, and `make sglang` `.venv-sglang`.
         script: the file; this folder has one per peer and question.
         job: what the script is told.
         environment: the environment's folder, where it is another.
@@ -41,10 +41,11 @@ class Peer:
     """
 
     def __init__(self, name: str, script: Path, job: Mapping[str, Any], environment: Path | None = None) -> None:
-        folder = environment or ROOT / f".venv-peer-{name}"
+        target = "sglang" if name == "sglang" else f"peer-{name}"  # its server is no mere peer: training uses it, too
+        folder = environment or ROOT / f".venv-{target}"
         python = folder / "bin" / "python"
         if not python.exists():
-            raise ConfigError(f"peer '{name}' has no environment in {folder}; build it: make peer-{name}")
+            raise ConfigError(f"peer '{name}' has no environment in {folder}; build it: make {target}")
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by `close`
         self._process = subprocess.Popen(

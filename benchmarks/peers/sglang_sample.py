@@ -1,8 +1,8 @@
 """SGLang samples: its server on the CPU, asked over HTTP for all samples at once, without log-probabilities.
 
-PyPI's sglang runs on a CPU without AVX-512 after two shims, which lie in `sglang_shims/`: a package `sgl_kernel` of
-which the plain path only imports names, and two operator schemas that torchvision's CPU build lacks. One OpenMP thread:
-with two it draws one token a second. Weights are made up by the server.
+PyPI's sglang runs on a CPU without AVX-512 after two shims, which lie in `rl/inference/sglang/shims`: a package
+`sgl_kernel` of which the plain path only imports names, and two operator schemas that torchvision's CPU build lacks.
+One OpenMP thread: with two it draws one token a second. Weights are made up by the server.
 """
 
 import atexit
@@ -47,7 +47,7 @@ def begin(job: Job) -> Play:
     command += ["--sleep-on-idle"]  # or its scheduler spins between rounds, and takes a core from the others
     command += [part for name, value in arguments.items() for part in (f"--{name}", value)]
     settings = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    shims = str(Path(__file__).parent / "sglang_shims")
+    shims = str(Path(__file__).parents[2] / "rl/inference/sglang/shims")
     server = subprocess.Popen(command, env={**os.environ, **settings, "PYTHONPATH": shims}, stdin=subprocess.DEVNULL)
     _servers.append(psutil.Process(server.pid))
     atexit.register(stop)

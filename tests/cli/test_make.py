@@ -56,6 +56,17 @@ def test_ci_runs_make_targets_only() -> None:
     assert set(commands[2:]) <= set(steps)
 
 
+def test_sglang_is_built_in_two_steps_and_never_into_what_a_link_points_to(tmp_path: Path) -> None:
+    planned = make("--dry-run", f"SGLANG={tmp_path / 'venv'}", "SGLANG_FOR=cpu", "sglang").stdout
+    recipe = "rl/inference/sglang/requirements"
+    assert planned.index(f"-r {recipe}/cpu.txt") < planned.index(f"--no-deps -r {recipe}/cpu-no-deps.txt")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    done = make(f"SGLANG={tmp_path / 'link'}", "sglang")
+    assert done.returncode != 0 and f"error: {tmp_path / 'link'} is a link and older than {recipe};" in done.stderr
+    assert list((tmp_path / "theirs").iterdir()) == []
+
+
 def test_the_wheel_carries_every_config(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
@@ -66,3 +77,6 @@ def test_the_wheel_carries_every_config(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("upswing-*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
     assert {str(file.relative_to(ROOT)) for file in (ROOT / "conf").rglob("*.yaml")} <= packed
+    sglang = ROOT / "rl" / "inference" / "sglang"
+    files = [*sglang.glob("requirements/*.txt"), *sglang.glob("shims/**/*.py")]
+    assert len(files) == 5 and {str(file.relative_to(ROOT)) for file in files} <= packed

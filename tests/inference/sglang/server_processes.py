@@ -1,0 +1,36 @@
+"""Processes as the tests look at them."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+
+from rl.inference.sglang.server import Launched
+
+Make = Callable[..., Launched]
+"""Name and flags to a server that runs `program.py`."""
+
+
+async def pids(url: str) -> list[int]:
+    """The program, its child, and the child's child in another session."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/server_info") as reply:
+        found: list[int] = await reply.json()
+        return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def gone(*those: int, within: float = 10.0) -> bool:
+    """Whether processes end in time."""
+    end = time.monotonic() + within
+    while any(map(alive, those)) and time.monotonic() < end:
+        await asyncio.sleep(0.05)
+    return not any(map(alive, those))

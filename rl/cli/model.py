@@ -15,6 +15,7 @@ from rl.config import ModelConfig
 from rl.models import FAMILIES
 from rl.models.base import DecoderConfig, Model, Params
 from rl.models.family import Family
+from rl.weights.mxfp4 import UnpackedMxfp4
 from rl.weights.safetensors_dir import SafetensorsDirectory
 from rl.weights.source import Source, family_of, find_source, open_source, shape_of
 
@@ -51,7 +52,8 @@ class Origin(NamedTuple):
     @property
     def directory(self) -> SafetensorsDirectory | None:
         """The checkpoint, if it is a Hugging Face directory."""
-        return self.source if isinstance(self.source, SafetensorsDirectory) else None
+        source = self.source.directory if isinstance(self.source, UnpackedMxfp4) else self.source
+        return source if isinstance(source, SafetensorsDirectory) else None
 
 
 def open_model(config: ModelConfig) -> Origin:

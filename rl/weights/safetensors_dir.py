@@ -12,8 +12,8 @@ from rl.weights.source import TensorInfo, package, read_tensor
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-"""Safetensors' names of the dtypes that weights have here."""
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "U8": "uint8"}
+"""Safetensors' names of the dtypes that weights have here, packed ones among them."""
 
 
 class _Span(NamedTuple):

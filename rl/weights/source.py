@@ -80,9 +80,12 @@ def open_source(path: Path) -> Source:
         UpswingError: when a file is missing or damaged.
     """
     if path.is_dir():
+        from rl.weights.mxfp4 import UnpackedMxfp4
         from rl.weights.safetensors_dir import SafetensorsDirectory
 
-        return SafetensorsDirectory(path)
+        source = SafetensorsDirectory(path)
+        how = (source.config.get("quantization_config") or {}).get("quant_method")
+        return UnpackedMxfp4(source) if how == "mxfp4" else source
     if path.suffix == ".gguf":
         from rl.weights.gguf_file import GGUFFile
 

@@ -33,8 +33,8 @@ BOUND = 1e-4
 """Largest difference of a logit, in float32, for small models."""
 
 BOUND_OF_SMOLLM2 = 3e-4
-"""The same for a model of 30 layers whose logits reach 44 and whose first token carries an activation of 22,500: the order
-in which a library adds up the product that writes it decides about 1e-4 (NumPy differs by as much)."""
+"""The same for a model of 30 layers whose logits reach 44 and whose first token carries an activation of 22,500: the
+order in which a library adds up the product that writes it decides about 1e-4 (NumPy differs by as much)."""
 
 measured: dict[str, Mapping[str, float]] = {}
 """Name of a case -> layout -> largest difference."""

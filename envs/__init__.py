@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from envs.errors import ConfigError, ContextLengthError, InfrastructureError, TasksetError, UpswingError
     from envs.evaluation import Evaluation, evaluate, paired_gain
     from envs.harness import Hooks, multi_turn, single_turn, tool_use
-    from envs.judging import Criterion, Price, judge
+    from envs.judging import Criterion, judge
     from envs.math_score import math_equal
     from envs.parsers import boxed, code_block, exact, json_value, matches, regex, well_formed, xml_tag
+    from envs.price import Price
     from envs.record import Journal
     from envs.rescore import rescore
     from envs.resolve import EnvironmentInfo, list_environments, load_environment
@@ -49,9 +50,10 @@ _HOMES = {
     "envs.errors": ["ConfigError", "ContextLengthError", "InfrastructureError", "TasksetError", "UpswingError"],
     "envs.evaluation": ["Evaluation", "evaluate", "paired_gain"],
     "envs.harness": ["Hooks", "multi_turn", "single_turn", "tool_use"],
-    "envs.judging": ["Criterion", "Price", "judge"],
+    "envs.judging": ["Criterion", "judge"],
     "envs.math_score": ["math_equal"],
     "envs.parsers": ["boxed", "code_block", "exact", "json_value", "matches", "regex", "well_formed", "xml_tag"],
+    "envs.price": ["Price"],
     "envs.record": ["Journal"],
     "envs.rescore": ["rescore"],
     "envs.resolve": ["EnvironmentInfo", "list_environments", "load_environment"],

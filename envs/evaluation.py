@@ -12,8 +12,9 @@ from envs.clients.base import Client
 from envs.concurrency import together
 from envs.environment import Environment
 from envs.errors import ConfigError, unknown_name
+from envs.price import Price
 from envs.rollout import run_group, run_task
-from envs.statistics import Interval, difference, estimate, pass_at_k
+from envs.statistics import Interval, chance, difference, estimate, pass_all_k, pass_at_k
 from envs.types import Sampling, Task, Trajectory
 
 OnTrajectory = Callable[[Trajectory], Awaitable[None] | None]
@@ -64,19 +65,36 @@ class Evaluation:
             raise ConfigError(f"none of the {len(self.trajectories)} rollouts was scored; see their failures")
         return estimate(list(values.values()))
 
-    def pass_at(self, success: str | None = None) -> dict[int, float]:
-        """pass@k for k = 1, 2, 4 … up to the group size, over the tasks with at least k scored rollouts.
+    def pass_at(self, success: str | None = None) -> dict[int, Interval]:
+        """pass@k, the chance that one of k rollouts succeeds, for k = 1, 2, 4 … up to the group size, over the tasks
+        with at least k scored rollouts.
 
         Args:
             success: the name of the reward or metric that is at least 1 for a success; by default the total reward.
         """
+        return self._chances(pass_at_k, success)
+
+    def pass_all(self, success: str | None = None) -> dict[int, Interval]:
+        """pass^k, the chance that all of k rollouts succeed: what can be relied on. As `pass_at`."""
+        return self._chances(pass_all_k, success)
+
+    def _chances(self, estimator: Callable[[int, int, int], float], success: str | None) -> dict[int, Interval]:
         by_task = self.values(success or "reward").values()
         result = {}
         for k in (2**power for power in range(self.group_size.bit_length())):
-            chances = [pass_at_k(len(task), sum(v >= 1 for v in task), k) for task in by_task if len(task) >= k]
+            chances = [estimator(len(task), sum(v >= 1 for v in task), k) for task in by_task if len(task) >= k]
             if chances:
-                result[k] = sum(chances) / len(chances)
+                result[k] = chance(chances)
         return result
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The tokens that the server counted."""
+        counted: Counter[str] = Counter()
+        for trajectory in self.trajectories:
+            for turn in trajectory.turns:
+                counted.update(turn.completion.usage)
+        return dict(counted)
 
     def tasks(self) -> list[dict[str, Any]]:
         """One record per task: its id, rollouts, failures, and the mean of each of `names`."""
@@ -91,20 +109,18 @@ class Evaluation:
             records.append({"id": task_id, "rollouts": len(rollouts), "failures": failures, **means})
         return records
 
-    def summary(self, success: str | None = None) -> dict[str, Any]:
+    def summary(self, success: str | None = None, price: Price | None = None) -> dict[str, Any]:
         """Everything in one JSON object.
 
         Keys: `tasks`, `rollouts`, `scored`; `failures` by kind and `stops` by stop condition; `reward`, and by name
         `rewards` and `metrics`, each with `mean`, `standard_error`, `ci95` and `tasks` (None if nothing was scored);
-        `pass_at` by k; `usage`, the tokens the server counted.
+        `pass_at` and `pass_all` by k, likewise; `usage`, the tokens the server counted, and `cost`, what they cost in
+        US dollars (None without a price); `seconds`, the mean time of a rollout.
         """
         scored = list(self._scored())
         rewards = dict.fromkeys(name for t in scored for name in t.rewards)
         metrics = dict.fromkeys(name for t in scored for name in t.metrics)
-        usage: Counter[str] = Counter()
-        for trajectory in self.trajectories:
-            for turn in trajectory.turns:
-                usage.update(turn.completion.usage)
+        usage = self.usage
         return {
             "tasks": len({t.task.id for t in self.trajectories}),
             "rollouts": len(self.trajectories),
@@ -114,8 +130,11 @@ class Evaluation:
             "reward": self.interval().to_dict() if scored else None,
             "rewards": {name: self.interval(name).to_dict() for name in rewards},
             "metrics": {name: self.interval(name).to_dict() for name in metrics},
-            "pass_at": {str(k): share for k, share in self.pass_at(success).items()},
-            "usage": dict(usage),
+            "pass_at": {str(k): share.to_dict() for k, share in self.pass_at(success).items()},
+            "pass_all": {str(k): share.to_dict() for k, share in self.pass_all(success).items()},
+            "usage": usage,
+            "cost": None if price is None else price.of(usage),
+            "seconds": _mean([t.seconds for t in self.trajectories]) if self.trajectories else None,
         }
 
     def _scored(self) -> Iterator[Trajectory]:

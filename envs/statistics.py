@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point
@@ -103,6 +103,25 @@ def pass_at_k(rollouts: int, successes: int, k: int) -> float:
     if not 1 <= k <= rollouts or not 0 <= successes <= rollouts:
         raise ValueError(f"pass@{k} of {rollouts} rollouts with {successes} successes")
     return 1.0 - math.comb(rollouts - successes, k) / math.comb(rollouts, k)
+
+
+def pass_all_k(rollouts: int, successes: int, k: int) -> float:
+    """The chance that all of `k` rollouts succeed, pass^k of Yao et al. 2024 (arXiv 2406.12045): C(c, k) / C(n, k).
+
+    Raises:
+        ValueError: unless 1 ≤ k ≤ rollouts and 0 ≤ successes ≤ rollouts.
+    """
+    if not 1 <= k <= rollouts or not 0 <= successes <= rollouts:
+        raise ValueError(f"pass^{k} of {rollouts} rollouts with {successes} successes")
+    return math.comb(successes, k) / math.comb(rollouts, k)
+
+
+def chance(values: Sequence[float]) -> Interval:
+    """The mean of one chance per task, as `estimate` has it, with an interval inside 0 … 1."""
+    found = estimate([[value] for value in values])
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def _mean_and_error(means: Sequence[float]) -> tuple[float, float | None]:

@@ -181,6 +181,8 @@ class ClientConfig:
     timeout: float = 600.0  # seconds for one completion
     retries: int = 3  # after a failed request
     concurrency: int = 256  # rollouts at once
+    prompt_price: float | None = None  # US dollars per million tokens read; with it, the cost is reckoned
+    completion_price: float | None = None  # US dollars per million tokens sampled
 
 
 @dataclass
@@ -234,8 +236,12 @@ class EvalRunConfig:
     split: str = "eval"
     tasks: int | None = None  # None: all of the split
     samples: int = 1  # rollouts per task
+    retries: int = 2  # of a rollout, after a failure of server or judge
+    success: str | None = None  # the reward or metric that is 1 for a success, for pass@k; None: the reward
+    fail_under: float | None = None  # a mean reward below this is a failure of the command; also --fail-under X
     seed: int = 0
     run_dir: str | None = None  # None: a new folder under runs/
+    resume: bool = False  # continue the newest unfinished run with this very config (or the one in run_dir)
 
 
 @dataclass

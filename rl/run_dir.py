@@ -21,7 +21,7 @@ from envs.errors import ConfigError, UpswingError
 from rl.machine import machine, versions
 
 PACKAGES = ("upswing", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-UNCOMPARED = ("run_dir", "resume")
+UNCOMPARED = ("run_dir", "resume", "fail_under")
 """Settings that say where and how a run goes on, not what it is."""
 
 

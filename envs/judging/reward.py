@@ -12,22 +12,10 @@ from envs.json_schema import misfit
 from envs.judging.cache import VerdictCache, digest
 from envs.judging.criteria import Criteria, Criterion, read_criteria, verdict_schema
 from envs.parsers import json_values
+from envs.price import Price
 from envs.types import Message, Sampling, Task, ToolSchema, Trajectory
 
 Show = Callable[[Trajectory], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What a server asks for, in US dollars per million tokens."""
-
-    prompt: float
-    completion: float
-
-    def of(self, usage: Mapping[str, int]) -> float:
-        """Dollars for the tokens that a server counted."""
-        tokens = usage.get("prompt_tokens", 0) * self.prompt + usage.get("completion_tokens", 0) * self.completion
-        return tokens / 1e6
 
 
 def judge(

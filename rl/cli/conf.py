@@ -11,9 +11,13 @@ def roots() -> list[str]:
     return sorted(file.stem for file in CONF.glob("*.yaml"))
 
 
+SUITES = "suite"
+"""The folder of lists of evaluations: no group, since they are no part of a config (see `rl.cli.suite`)."""
+
+
 def groups() -> list[str]:
     """The groups that choices are made from; Hydra's own are left out."""
-    return sorted(folder.name for folder in CONF.iterdir() if any(folder.glob("*.yaml")))
+    return sorted(folder.name for folder in CONF.iterdir() if folder.name != SUITES and any(folder.glob("*.yaml")))
 
 
 def options(group: str) -> list[str]:

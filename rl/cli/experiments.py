@@ -4,22 +4,23 @@ import asyncio
 import datetime
 import signal
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from envs.errors import ConfigError, UpswingError
 from envs.evaluation import Evaluation, paired_gain
+from envs.price import Price
 from envs.types import Sampling
 from rl.cli.build import make_algorithm, make_client, make_engine, make_environment, make_optimizer, make_policy
 from rl.cli.stages import Stages
-from rl.config import EvalRunConfig, OptimizerConfig, SftConfig, TrainConfig
+from rl.config import ClientConfig, EvalRunConfig, OptimizerConfig, SftConfig, TrainConfig
 from rl.progress import Progress
 from rl.report import summary_table, write_report
-from rl.report.tables import evaluation_table
+from rl.report.tables import evaluation_table, tokens_line
 from rl.rollout.client import EngineClient
 from rl.run_dir import RunDir
 
@@ -98,15 +99,48 @@ def sft(config: SftConfig, composed: str) -> Path:
     return run.path
 
 
+class Evaluated(NamedTuple):
+    """What came of an evaluation: the run's directory, who answered where, and `Evaluation.summary()`."""
+
+    path: Path
+    environment: str
+    model: str
+    summary: dict[str, Any]
+
+
 def evaluate(config: EvalRunConfig, composed: str) -> Path:
     """One environment, one model, one table.
 
     Returns:
         The run directory, with every rollout in `evals/eval.jsonl`.
+
+    Raises:
+        UpswingError: when no rollout was scored, or the mean reward is below `fail_under`.
     """
+    done = evaluated(config, composed)
+    Console().print(evaluation_table(done.summary, f"{done.environment} [{config.split}] · {done.model}"))
+    print(f"tokens:   {tokens_line(done.summary)}\nrollouts: {done.path / 'evals' / 'eval.jsonl'}")
+    if problem := shortfall(config, done.summary):
+        raise UpswingError(problem)
+    return done.path
+
+
+def shortfall(config: EvalRunConfig, summary: Mapping[str, Any]) -> str | None:
+    """Why an evaluation counts as failed, if it does."""
+    if not summary["scored"]:
+        return f"none of the {summary['rollouts']} rollouts was scored; failures: {summary['failures']}"
+    mean = summary["reward"]["mean"]
+    if config.fail_under is not None and mean < config.fail_under:
+        return f"the mean reward {mean:.3f} is under {config.fail_under:g}"
+    return None
+
+
+def evaluated(config: EvalRunConfig, composed: str) -> Evaluated:
+    """Evaluates, and leaves what came of it in a run directory."""
     environment = make_environment(config.env)
     tasks = environment.tasks.split(config.split)
     chosen = list(tasks if config.tasks is None else tasks.head(config.tasks))
+    price = _price(config.client)
     sampling = Sampling(
         temperature=config.sampling.temperature,
         top_p=config.sampling.top_p,
@@ -115,7 +149,7 @@ def evaluate(config: EvalRunConfig, composed: str) -> Path:
         seed=config.seed,
     )
     found: list[tuple[str, Evaluation]] = []
-    run = _open(config.run_dir, f"{environment.name}-eval-{_now()}", composed, resume=False)
+    run = _open(config.run_dir, f"{environment.name}-eval-{_now()}", composed, config.resume)
 
     async def stages(progress: Progress) -> None:
         client, answering = await make_client(config)
@@ -124,33 +158,33 @@ def evaluate(config: EvalRunConfig, composed: str) -> Path:
             from rl.rollout.held_out import held_out
 
             stage = progress.stage("evaluate", total=len(chosen) * config.samples, unit="rollouts")
-            found.append(
-                (
-                    answering,
-                    await held_out(
-                        environment,
-                        client,
-                        chosen,
-                        samples=config.samples,
-                        sampling=sampling,
-                        journal=run.path / "evals" / "eval.jsonl",
-                        concurrency=config.client.concurrency,
-                        on_progress=stage.update,
-                    ),
-                )
+            evaluation = await held_out(
+                environment,
+                client,
+                chosen,
+                samples=config.samples,
+                sampling=sampling,
+                journal=run.path / "evals" / "eval.jsonl",
+                concurrency=config.client.concurrency,
+                retries=config.retries,
+                on_progress=stage.update,
             )
+            run.summarise({"model": answering, **evaluation.summary(config.success, price)})
+            found.append((answering, evaluation))
         finally:
             await client.close()
 
     _recorded(run, f"{environment.name} · eval", None, stages)
     answering, evaluation = found[0]
-    summary = evaluation.summary()
-    run.summarise({"model": answering, **summary})
-    Console().print(evaluation_table(summary, f"{environment.name} [{config.split}] · {answering}"))
-    print(f"rollouts: {run.path / 'evals' / 'eval.jsonl'}")
-    if not summary["scored"]:
-        raise UpswingError(f"none of the {summary['rollouts']} rollouts was scored; failures: {summary['failures']}")
-    return run.path
+    return Evaluated(run.path, environment.name, answering, evaluation.summary(config.success, price))
+
+
+def _price(client: ClientConfig) -> Price | None:
+    if (client.prompt_price is None) != (client.completion_price is None):
+        raise ConfigError("client.prompt_price and client.completion_price come together; set both, or neither")
+    if client.prompt_price is None or client.completion_price is None:
+        return None
+    return Price(client.prompt_price, client.completion_price)
 
 
 def _recorded(run: RunDir, title: str, metric: str | None, stages: Any) -> None:

@@ -32,6 +32,8 @@ EXAMPLES = {
         rl eval env=reverse_text run=runs/NAME
         rl eval env=reverse_text model=./my_model tasks=32
         rl eval env=wordle client=openai client.base_url=http://localhost:30000/v1 client.model=qwen tasks=50
+        rl eval env=reverse_text,wordle client=openai client.base_url=http://localhost:30000/v1 client.model=x,y
+        rl eval suite=bundled run=runs/NAME --fail-under 0.8
         """,
     "chat": """\
         rl chat model=smollm2_135m
@@ -86,12 +88,16 @@ KNOBS = {  # key -> what it is, with its unit
         "client.model": "the name the server knows the model by",
         "client.api_key_env": "environment variable that holds the key",
         "client.concurrency": "rollouts at once",
+        "client.prompt_price": "US dollars per million tokens; client.completion_price likewise",
         "sampling.temperature": "divides the logits; 0 is greedy",
         "sampling.max_tokens": "tokens per completion, at most",
         "tasks": "how many; null takes all",
-        "samples": "rollouts per task",
+        "samples": "rollouts per task; with several, pass@k and pass^k",
+        "retries": "of a rollout, after a failure of server or judge",
+        "fail_under": "exit code 1 if the mean reward is lower; also --fail-under 0.8",
         "split": "eval or train",
         "seed": "decides everything random",
+        "resume": "continue the newest unfinished run with this config",
     },
     "chat": {
         "prompt": "one question, one answer; null begins a conversation",

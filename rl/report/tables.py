@@ -89,9 +89,56 @@ def evaluation_table(summary: Mapping[str, Any], title: str) -> Table:
     for name, value in rows.items():
         if value is not None:
             table.add_row(_text(name), _cell(score(value["mean"]), ""), _cell(interval(value["ci95"]), ""))
-    for k, share in section(summary, "pass_at").items():
-        table.add_row(f"pass@{k}", score(share), "")
+    for key, sign in (("pass_at", "@"), ("pass_all", "^")):
+        for k, share in section(summary, key).items():
+            if (key, k) != ("pass_all", "1"):  # the same as pass@1
+                table.add_row(f"pass{sign}{k}", score(share["mean"]), interval(share["ci95"]))
     return table
+
+
+def side_by_side(rows: Sequence[tuple[str, str, Mapping[str, Any] | str]]) -> Table:
+    """Several evaluations: a row per environment, a column per model.
+
+    Args:
+        rows: environment, model, and what `Evaluation.summary()` said, or in words why there is none.
+    """
+    models = list(dict.fromkeys(model for _, model, _ in rows))
+    table = Table(caption="mean reward, 95 % intervals", header_style="bold", border_style="dim")
+    table.add_column("")
+    for model in models:
+        table.add_column(_text(model), justify="right", overflow="fold")
+    for environment in dict.fromkeys(environment for environment, _, _ in rows):
+        found = {model: summary for name, model, summary in rows if name == environment}
+        best = max((_mean(found[m]) for m in models if m in found), default=-math.inf)
+        cells = (_side(found.get(model, ABSENT), best, len(models) > 1) for model in models)
+        table.add_row(_text(environment), *cells)
+    return table
+
+
+def _side(summary: Mapping[str, Any] | str, best: float, several: bool) -> Text:
+    if isinstance(summary, str):
+        return _text(summary, "" if summary == ABSENT else "red")
+    reward = section(summary, "reward")
+    if not reward:
+        return _text("none scored", "red")
+    style = "bold green" if several and reward["mean"] == best else ""
+    cost = summary.get("cost")
+    under = interval(reward["ci95"]) + ("" if cost is None else f"\n${cost:.4f}")
+    return _cell(score(reward["mean"]), under, style)
+
+
+def _mean(summary: Mapping[str, Any] | str) -> float:
+    reward = {} if isinstance(summary, str) else section(summary, "reward")
+    return float(reward.get("mean", -math.inf))
+
+
+def tokens_line(summary: Mapping[str, Any]) -> str:
+    """What an evaluation took, as far as the server told."""
+    usage = section(summary, "usage")
+    parts = [f"{value:,} {name.replace('_', ' ')}" for name, value in usage.items() if name != "total_tokens"]
+    cost = summary.get("cost")
+    parts += [f"${cost:.4f}"] if isinstance(cost, int | float) else []
+    return ", ".join(parts) or "not told"
 
 
 def verdict(row: Measure) -> str:

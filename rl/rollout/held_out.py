@@ -21,6 +21,7 @@ async def held_out(
     journal: Path,
     on_progress: Callable[[int, Mapping[str, float]], None],
     concurrency: int = 512,
+    retries: int = 2,
 ) -> Evaluation:
     """Runs each task `samples` times; rollouts that are in the journal already are not run again.
 
@@ -28,6 +29,7 @@ async def held_out(
         journal: file that each rollout is added to as it finishes; failed ones are left out, to be tried again.
         on_progress: told how many rollouts are done, and the mean reward and metrics so far.
         concurrency: the most rollouts at once.
+        retries: how often a rollout is begun again after an infrastructure failure.
 
     Raises:
         EnvironmentBug: when a reward function or the harness raised.
@@ -53,6 +55,7 @@ async def held_out(
             group_size=samples,
             sampling=sampling,
             concurrency=concurrency,
+            retries=retries,
             on_trajectory=on_trajectory,
             done=done,
         )

@@ -10,6 +10,7 @@ from rl.cli import conf, overrides
 from rl.cli.compose import SCHEMAS, compose
 from rl.cli.help import EXAMPLES, KNOBS, defaults, experiment_help
 from rl.cli.launch import parse
+from rl.cli.suite import evaluations
 
 LINES = [(verb, line.strip()) for verb, text in EXAMPLES.items() for line in text.strip().splitlines()]
 
@@ -45,6 +46,11 @@ def test_every_example_is_a_command_that_works(
     monkeypatch.chdir(tmp_path)
     command, given, *rest = shlex.split(line)
     assert (command, given) == ("rl", verb)
+    if verb == "eval":
+        rest = rest[: rest.index("--fail-under")] if "--fail-under" in rest else rest
+        for settings in evaluations(rest):
+            compose(verb, settings)
+        return
     flags = parse(verb, rest)
     overrides.check(flags.overrides, multirun=flags.multirun)
     compose(verb, overrides.fixed(flags.overrides))

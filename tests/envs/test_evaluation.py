@@ -39,7 +39,7 @@ async def test_every_task_of_the_split_runs_in_order(sums: Environment) -> None:
     assert summary["reward"]["mean"] == 0.5
     assert summary["reward"]["ci95"] == pytest.approx([0.2365931, 0.7634069])
     assert summary["rewards"]["correct"] == summary["reward"]
-    assert summary["pass_at"] == {"1": 0.5}
+    assert summary["pass_at"]["1"]["mean"] == summary["pass_all"]["1"]["mean"] == 0.5
 
 
 async def test_groups_give_pass_at_k(sums: Environment) -> None:
@@ -55,7 +55,8 @@ async def test_groups_give_pass_at_k(sums: Environment) -> None:
         *(("eval-0", s) for s in range(4)),
         ("eval-1", 0),
     ]
-    assert evaluation.pass_at() == {1: 0.125, 2: 0.25, 4: 0.5}
+    assert {k: found.mean for k, found in evaluation.pass_at().items()} == {1: 0.125, 2: 0.25, 4: 0.5}
+    assert {k: found.mean for k, found in evaluation.pass_all().items()} == {1: 0.125, 2: 0.0, 4: 0.0}
     assert evaluation.pass_at("correct") == evaluation.pass_at()
     assert evaluation.tasks()[0] == {"id": "eval-0", "rollouts": 4, "failures": 0, "reward": 0.25, "correct": 0.25}
 

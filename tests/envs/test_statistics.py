@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.statistics import difference, estimate, pass_at_k, t_quantile, wilson
+from envs.statistics import chance, difference, estimate, pass_all_k, pass_at_k, t_quantile, wilson
 
 
 def test_graded_values_get_students_interval_over_task_means() -> None:
@@ -110,3 +110,18 @@ def test_pairing_takes_the_difficulty_of_tasks_out() -> None:
     other = difference([0.0, 0.0, 1.0, 1.0], [1.0, 0.0, 1.0, 1.0])
     assert (other.mean, other.standard_error) == (0.25, 0.25)
     assert other.low == pytest.approx(0.25 - 3.182446 * 0.25)
+
+
+@pytest.mark.parametrize(("rollouts", "successes", "k", "share"), [(4, 4, 4, 1.0), (4, 2, 2, 1 / 6), (4, 1, 2, 0.0)])
+def test_pass_all_k_is_the_share_of_samples_that_are_all_right(
+    rollouts: int, successes: int, k: int, share: float
+) -> None:
+    assert pass_all_k(rollouts, successes, k) == pytest.approx(share)
+    with pytest.raises(ValueError, match=r"pass\^5 of 4 rollouts"):
+        pass_all_k(4, 2, 5)
+
+
+def test_a_chance_stays_between_0_and_1() -> None:
+    found = chance([1.0, 1.0, 0.5])
+    assert found.mean == pytest.approx(5 / 6) and found.high == 1.0 and found.low == pytest.approx(0.1163, abs=1e-3)
+    assert chance([0.5]).low is None

@@ -45,7 +45,7 @@ class SafetensorsDirectory:
         files, self.index = _files(path)
         placed = self.index["weight_map"] if self.index else {}
         for file in files:
-            for name, (info, span) in _contents(file).items():
+            for name, (info, span) in contents(file).items():
                 self._tensors[name], self._spans[name] = info, span
         shards = self.shards
         lost = [f"{name} in {file}" for name, file in placed.items() if shards.get(name) != file]
@@ -111,7 +111,7 @@ def _files(path: Path) -> tuple[list[Path], dict[str, Any]]:
     return [path / name for name in names], index
 
 
-def _contents(path: Path) -> dict[str, tuple[TensorInfo, _Span]]:
+def contents(path: Path) -> dict[str, tuple[TensorInfo, _Span]]:
     """The tensors of a file. Format: https://github.com/huggingface/safetensors#format."""
     safetensors = package("safetensors")
     try:

@@ -35,8 +35,8 @@ BESIDE = (
 """What belongs to a checkpoint besides its config and its weights."""
 
 
-class _Tensor(NamedTuple):
-    """A tensor to be written: of which place, which layer, which expert."""
+class Tensor(NamedTuple):
+    """A tensor of a checkpoint: of which place, which layer, which expert."""
 
     name: str
     place: Place
@@ -48,6 +48,16 @@ class _Tensor(NamedTuple):
     def size(self) -> int:
         """Bytes."""
         return prod(self.place.shape) * np.dtype(self.dtype).itemsize
+
+    def of(self, leaves: Mapping[tuple[str, ...], jax.Array]) -> jax.Array:
+        """Takes it out of the parameters by their paths; every process of a mesh over several hosts gets it whole."""
+        parameter, place = leaves[self.place.path], self.place
+        where = parameter.sharding
+        if isinstance(where, NamedSharding):
+            where = NamedSharding(where.mesh, PartitionSpec())
+        index = [] if place.layers is None else [self.layer]
+        index += [self.expert] if place.experts else []
+        return _fetcher(place.axes, place.shape, self.dtype, where)(parameter, tuple(map(np.int32, index)))
 
 
 @contextmanager
@@ -78,8 +88,13 @@ def save_weights(
     dtype: Callable[[str], str],
     like: SafetensorsDirectory | None = None,
     shard_bytes: int = SHARD,
+    writer: int = 0,
+    writers: int = 1,
 ) -> None:
     """Writes parameters as safetensors; no more than one tensor is on the host at a time.
+
+    Several processes share the work when they call it alike but for `writer`, with the same folder: each writes its
+    files, the first one the index too. It is whole when all have returned.
 
     Args:
         folder: where to.
@@ -89,19 +104,26 @@ def save_weights(
         dtype: name of a tensor -> its dtype in the file.
         like: a checkpoint that is divided into files as this one is to be.
         shard_bytes: without one, how large a file becomes at most.
+        writer: which of the processes this is.
+        writers: how many they are.
     """
-    tensors = _in_order(places(family, model), dtype)
+    tensors = stored(family, model, dtype)
     if like is not None and {tensor.name for tensor in tensors} <= like.shards.keys():
         shards, described = like.shards, like.index.get("metadata", {})
     else:
-        shards, described = _dealt(tensors, shard_bytes), {}
+        share = -(-sum(tensor.size for tensor in tensors) // writers)
+        shards, described = _dealt(tensors, min(shard_bytes, share)), {}
     leaves = flat(params)
-    files: dict[str, list[_Tensor]] = {}
+    files: dict[str, list[Tensor]] = {}
     for tensor in tensors:
         files.setdefault(shards[tensor.name], []).append(tensor)
-    for file, inside in files.items():
-        _write(folder / file, inside, leaves)
-    if list(files) != [WHOLE]:
+    for number, (file, inside) in enumerate(files.items()):
+        if number % writers == writer:
+            _write(folder / file, inside, leaves)
+        elif jax.process_count() > 1:
+            for tensor in inside:  # whoever writes it needs all processes to fetch it
+                jax.block_until_ready(tensor.of(leaves))
+    if writer == 0 and list(files) != [WHOLE]:
         described = {**described, "total_size": sum(tensor.size for tensor in tensors)}
         index = {"metadata": described, "weight_map": {tensor.name: shards[tensor.name] for tensor in tensors}}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -133,20 +155,27 @@ def save_config(folder: Path, config: Mapping[str, Any], text: str | None, dtype
     (folder / "config.json").write_text(text, "utf-8")
 
 
-def _in_order(layout: Sequence[Place], dtype: Callable[[str], str]) -> list[_Tensor]:
-    """All tensors: embeddings, layer by layer, what comes after them."""
-    first, last, layers = list[_Tensor](), list[_Tensor](), dict[int, list[_Tensor]]()
+def stored(family: Family, model: Model, dtype: Callable[[str], str]) -> list[Tensor]:
+    """All tensors of a checkpoint: embeddings, layer by layer, what comes after them.
+
+    Args:
+        family: how tensors are named.
+        model: whose parameters they are.
+        dtype: name of a tensor -> its dtype.
+    """
+    layout: Sequence[Place] = places(family, model)
+    first, last, layers = list[Tensor](), list[Tensor](), dict[int, list[Tensor]]()
     for place in layout:
         for number, names in enumerate(place.names):
             if place.layers is not None:
                 part = layers.setdefault(place.layers[number], [])
             else:
                 part = first if place.path == ("embed",) else last
-            part += [_Tensor(name, place, number, expert, dtype(name)) for expert, name in enumerate(names)]
+            part += [Tensor(name, place, number, expert, dtype(name)) for expert, name in enumerate(names)]
     return [*first, *(tensor for number in sorted(layers) for tensor in layers[number]), *last]
 
 
-def _dealt(tensors: Sequence[_Tensor], limit: int) -> dict[str, str]:
+def _dealt(tensors: Sequence[Tensor], limit: int) -> dict[str, str]:
     """The file of each tensor: a new one is begun where the next tensor would not fit."""
     numbers, number, filled = {}, 0, 0
     for tensor in tensors:
@@ -159,7 +188,7 @@ def _dealt(tensors: Sequence[_Tensor], limit: int) -> dict[str, str]:
     return {name: f"model-{n + 1:05d}-of-{number + 1:05d}.safetensors" for name, n in numbers.items()}
 
 
-def _write(path: Path, tensors: Sequence[_Tensor], leaves: Mapping[tuple[str, ...], jax.Array]) -> None:
+def _write(path: Path, tensors: Sequence[Tensor], leaves: Mapping[tuple[str, ...], jax.Array]) -> None:
     """A safetensors file, byte for byte as the package `safetensors` would write it, but tensor by tensor.
 
     Format: https://github.com/huggingface/safetensors#format. Wider dtypes come first, then names decide.
@@ -175,18 +204,7 @@ def _write(path: Path, tensors: Sequence[_Tensor], leaves: Mapping[tuple[str, ..
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in ordered:
-            file.write(_fetched(tensor, leaves[tensor.place.path]).view(np.uint8).data)
-
-
-def _fetched(tensor: _Tensor, parameter: jax.Array) -> np.ndarray:
-    """A tensor on the host."""
-    place, where = tensor.place, parameter.sharding
-    if isinstance(where, NamedSharding):
-        where = NamedSharding(where.mesh, PartitionSpec())
-    index = [] if place.layers is None else [tensor.layer]
-    index += [tensor.expert] if place.experts else []
-    fetch = _fetcher(place.axes, place.shape, tensor.dtype, where)
-    return np.asarray(fetch(parameter, tuple(map(np.int32, index))))
+            file.write(np.asarray(tensor.of(leaves)).reshape(-1).view(np.uint8).data)
 
 
 @cache

@@ -21,10 +21,10 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smollm2 sglang test test-parity test-sglang check format bench peers bench-peers lock clean
+.PHONY: help setup demo smollm2 sglang test test-parity test-sandbox test-sglang check format bench peers bench-peers lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## .venv with the locked dependencies; the other targets do it when needed
 	@echo "$(VENV) is ready: $$($(BIN)/python --version)"
@@ -73,6 +73,9 @@ test-parity: .venv-peer-torch/.ready $(READY) ## logits beside those of Hugging 
 
 test-sglang: $(SGLANG)/.ready $(READY) ## tests that start a real SGLang server, one at a time
 	$(BIN)/pytest tests/sglang -m sglang $(args)
+
+test-sandbox: $(READY) ## code that attacks the sandbox it runs in; as root, with bubblewrap; log in runs/sandbox_attacks.log
+	$(BIN)/pytest tests/sandbox/attack.py $(args)
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check

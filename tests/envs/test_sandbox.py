@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import signal
 import struct
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from envs.sandbox.repl import PythonREPL
 from envs.sandbox.seccomp import seccomp_filter
 
 BACKENDS: list[Backend] = [TrustedSubprocess(model_code=True)]
-if shutil.which("bwrap"):
+if shutil.which("bwrap") and not subprocess.run(["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]).returncode:
     BACKENDS.append(Bubblewrap())
 LIMITS = Limits(wall=20, cpu=20, memory=2**28, processes=32, disk=2**25, files=500, output=1000, deadline=120)
 

@@ -10,16 +10,70 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sandbox.conftest import SMALL, Start, strangers
+import pytest_asyncio
 
 from envs import InfrastructureError
-from envs.sandbox.base import Sandbox
+from envs.sandbox.base import Limits, Sandbox
 from envs.sandbox.bubblewrap import Bubblewrap
+
+SMALL = Limits(wall=5, cpu=3, memory=2**28, processes=32, disk=2**25, files=2000, output=2**14, deadline=120)
+
+Start = Callable[..., Awaitable[Sandbox]]
+
+
+def strangers() -> set[tuple[str, str]]:
+    """Processes of users that only sandboxes have: (pid, command)."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            status = (entry / "status").read_text() if entry.name.isdigit() else ""
+        except OSError:
+            continue
+        if "\nUid:\t2000" in status:
+            found.add((entry.name, status.split("\n", 1)[0]))
+    return found
+
+
+async def gone() -> None:
+    """Nothing is left, once the kernel has buried what was killed from outside."""
+    for _ in range(100):
+        if not strangers():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"left over: {strangers()}")
+
+
+@pytest_asyncio.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts sandboxes; all are closed at the end, after which nothing of them may be left."""
+    opened: list[Sandbox] = []
+
+    async def begin(limits: Limits = SMALL) -> Sandbox:
+        opened.append(await Bubblewrap().start(limits))
+        return opened[-1]
+
+    yield begin
+    for sandbox in opened:
+        await sandbox.close()
+    await gone()
+    assert "upswing" not in Path("/proc/mounts").read_text()
+
+
+@pytest_asyncio.fixture
+async def sandbox(start: Start) -> Sandbox:
+    return await start()
+
+
+@pytest.fixture
+def python() -> Callable[[str], list[str]]:
+    """The command that runs Python code."""
+    return lambda code: ["python3", "-c", code]
+
 
 Python = Callable[[str], list[str]]
 
@@ -374,11 +428,7 @@ async def test_nothing_outlives_a_host_that_dies(number: signal.Signals) -> None
     host.send_signal(number)
     host.wait()
     host.stdout.close()
-    for _ in range(100):
-        if not strangers():
-            break
-        await asyncio.sleep(0.05)
-    assert strangers() == set()
+    await gone()
 
 
 async def test_two_hundred_at_concurrency_32(start: Start) -> None:  # `start` looks for leftovers

@@ -21,7 +21,7 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smollm2 sglang test test-parity test-sandbox test-sglang check format bench peers bench-peers lock clean
+.PHONY: help setup demo smollm2 sglang test test-parity test-sglang bubblewrap test-sandbox check format bench peers bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,10 @@ test-parity: .venv-peer-torch/.ready $(READY) ## logits beside those of Hugging 
 
 test-sglang: $(SGLANG)/.ready $(READY) ## tests that start a real SGLang server, one at a time
 	$(BIN)/pytest tests/sglang -m sglang $(args)
+
+bubblewrap: ## what sandboxes are made of, from the distribution (apt-get, as root) if it is missing
+	@command -v bwrap >/dev/null || { apt-get update -qq && apt-get install -y -qq bubblewrap; } >/dev/null 2>&1 || \
+	  echo "WARNING: bubblewrap is missing and could not be installed: NO SANDBOX OF IT IS TESTED" >&2
 
 test-sandbox: $(READY) ## code that attacks the sandbox it runs in; as root, with bubblewrap; log in runs/sandbox_attacks.log
 	$(BIN)/pytest tests/sandbox/attack.py $(args)

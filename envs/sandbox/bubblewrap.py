@@ -150,7 +150,7 @@ def _require_programs() -> None:
 
 def _explained(error: InfrastructureError) -> Exception:
     text = str(error)
-    if "uid map" in text or "Operation not permitted" in text or "No permissions to create" in text:
+    if "uid map" in text or "ot permitted" in text or "ermission denied" in text or "No permissions to create" in text:
         return ConfigError(
             f"{text}\nThis machine does not let bubblewrap make namespaces. Run as root, or allow them: "
             "`sysctl kernel.unprivileged_userns_clone=1` (Debian), "

@@ -1,10 +1,8 @@
 """What every sandbox does, on the backends that run here. What they withstand is tested by `make test-sandbox`."""
 
 import asyncio
-import shutil
 import signal
 import struct
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -32,9 +30,19 @@ from envs.sandbox.bubblewrap import find_python
 from envs.sandbox.repl import PythonREPL
 from envs.sandbox.seccomp import seccomp_filter
 
-BACKENDS: list[Backend] = [TrustedSubprocess(model_code=True)]
-if shutil.which("bwrap") and not subprocess.run(["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]).returncode:
-    BACKENDS.append(Bubblewrap())
+
+def works(backend: Backend) -> bool:
+    async def try_one() -> None:
+        await (await backend.start(Limits())).close()
+
+    try:
+        asyncio.run(try_one())
+    except ConfigError:
+        return False
+    return True
+
+
+BACKENDS = [backend for backend in (TrustedSubprocess(model_code=True), Bubblewrap()) if works(backend)]
 LIMITS = Limits(wall=20, cpu=20, memory=2**28, processes=32, disk=2**25, files=500, output=1000, deadline=120)
 
 

@@ -1,19 +1,39 @@
 """The log of the attacks, and where they cannot be made."""
 
+import asyncio
 import os
-import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from envs import ConfigError
+from envs.sandbox import Bubblewrap, Limits
 
 LOG = Path(__file__).parents[2] / "runs" / "sandbox_attacks.log"
 
 
 @pytest.fixture(autouse=True)
 def _bubblewrap() -> None:
-    if os.geteuid() != 0 or shutil.which("bwrap") is None:
-        pytest.skip("NOT TESTED: attacks need root and bubblewrap (apt-get install bubblewrap)")
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: the attacks look for users that only root can give to sandboxes")
+    if problem := why_not():
+        pytest.skip(f"NOT TESTED: {problem}")
+
+
+@cache
+def why_not() -> str:
+    """Why there can be no sandbox on this machine, if that is so."""
+
+    async def try_one() -> None:
+        await (await Bubblewrap().start(Limits())).close()
+
+    try:
+        asyncio.run(try_one())
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 @pytest.hookimpl(wrapper=True)

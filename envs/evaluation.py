@@ -16,6 +16,7 @@ from envs.price import Price
 from envs.rollout import run_group, run_task
 from envs.statistics import Interval, chance, difference, estimate, pass_all_k, pass_at_k
 from envs.types import Sampling, Task, Trajectory
+from envs.watchdog import Blocked, Watchdog
 
 OnTrajectory = Callable[[Trajectory], Awaitable[None] | None]
 
@@ -24,11 +25,13 @@ OnTrajectory = Callable[[Trajectory], Awaitable[None] | None]
 class Evaluation:
     """The rollouts of an evaluation, in the order of tasks and samples, and what they add up to.
 
-    Failed rollouts (server down, bug in a reward function) are counted and left out of every average.
+    Failed rollouts (server down, bug in a reward function) are counted and left out of every average. `blocked` names
+    the environment's code that held up the event loop.
     """
 
     trajectories: Sequence[Trajectory]
     group_size: int = 1
+    blocked: Sequence[Blocked] = ()
 
     def __repr__(self) -> str:
         # Short, because asyncio.run makes the repr of its result in passing: 0.08 ms per rollout when spelled out.
@@ -209,9 +212,10 @@ async def evaluate(
                 await finish(trajectory)
 
     workers = max(1, concurrency // group_size) if whole_groups else concurrency
-    await together(work() for _ in range(min(workers, len(tasks) * group_size)))
+    with Watchdog() as watchdog:
+        await together(work() for _ in range(min(workers, len(tasks) * group_size)))
     ordered = [results[task.id, sample] for task in tasks for sample in range(group_size)]
-    return Evaluation(ordered, group_size)
+    return Evaluation(ordered, group_size, watchdog.blocked)
 
 
 def paired_gain(before: Evaluation, after: Evaluation, name: str = "reward") -> Interval:

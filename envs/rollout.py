@@ -174,7 +174,7 @@ async def _attempt(environment: Environment, rollout: Rollout) -> None:
     started = time.perf_counter()
     stop = ""
     try:
-        stop = await _drive(environment, rollout)
+        stop = await drive(environment, rollout)
     except Exception as error:
         # Before the first answer these are the user's to solve, and every other rollout would end in the same way.
         if isinstance(error, ConfigError | ContextLengthError) and not rollout.trajectory.turns:
@@ -186,7 +186,7 @@ async def _attempt(environment: Environment, rollout: Rollout) -> None:
     rollout.finish(stop, time.perf_counter() - started)
 
 
-async def _drive(environment: Environment, rollout: Rollout) -> str:
+async def drive(environment: Environment, rollout: Rollout) -> str:
     try:
         async with asyncio.timeout(environment.timeout) as limit:
             stop = await environment.harness(rollout)

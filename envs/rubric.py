@@ -155,9 +155,9 @@ class Rubric:
         if trajectory.failure is not None:
             return
         now, waiting = ([f for f in self._own if f.waits is waits] for waits in (False, True))
-        outcomes = {f.name: await _call(f, trajectory, state, _number, retries) for f in now}
+        outcomes = {f.name: await call_function(f, trajectory, state, _number, retries) for f in now}
         if waiting:  # together, because judges wait for other models
-            results = await asyncio.gather(*(_call(f, trajectory, state, _number, retries) for f in waiting))
+            results = await asyncio.gather(*(call_function(f, trajectory, state, _number, retries) for f in waiting))
             outcomes.update(zip((f.name for f in waiting), results, strict=True))
         for function in self._own:
             self._enter(trajectory, outcomes[function.name])
@@ -178,7 +178,7 @@ class Rubric:
             return
         members, kept = [t for t, _ in alive], [s for _, s in alive]
         for function in self._of_groups:
-            outcome = await _call(function, members, kept, lambda value: _numbers(value, len(members)), retries)
+            outcome = await call_function(function, members, kept, lambda value: _numbers(value, len(members)), retries)
             for i, trajectory in enumerate(members):
                 own = outcome if isinstance(outcome, Failure) else {name: v[i] for name, v in outcome.items()}
                 self._enter(trajectory, own)
@@ -229,7 +229,7 @@ def _inspect(call: RewardFunction, weight: Any) -> tuple[_Function, dict[str, fl
     return _Function(name, call, reads, group, waits, named), weights
 
 
-async def _call(
+async def call_function(
     function: _Function, subject: Any, state: Any, check: Callable[[Any], Any], retries: int
 ) -> dict[str, Any] | Failure:
     """What the function returned by name, or why it could not."""

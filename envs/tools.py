@@ -106,7 +106,7 @@ async def call_tool(tools: Mapping[str, Tool], call: FunctionCall, state: Any) -
     except Exception as error:  # noqa: BLE001 - the model is shown what its call led to
         if isinstance(error, TimeoutError) and limit.expired():
             return f"Error: {tool.name} took longer than {tool.timeout:g} s and was stopped."
-        return f"Error: {tool.name} failed with {type(error).__name__}: {error}"
+        return to_text(f"Error: {tool.name} failed with {type(error).__name__}: {error}", tool.max_chars)
     return to_text(result, tool.max_chars)
 
 
@@ -119,7 +119,7 @@ def parse_arguments(tool: Tool, text: str) -> dict[str, Any]:
     expected = ", ".join(tool.parameters.get("properties", ())) or "no arguments"
     try:
         given = json.loads(text) if text.strip() else {}
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"the arguments of {tool.name} are not valid JSON ({error})") from None
     if not isinstance(given, dict):
         raise ValueError(f"the arguments of {tool.name} must be a JSON object with {expected}; found {text[:200]}")

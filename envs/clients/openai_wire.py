@@ -1,6 +1,7 @@
 """OpenAI's chat completions on the wire: what is sent, and what the answers mean."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -51,7 +52,10 @@ def encode(
     if extra:
         body.update(extra)
         body = {name: value for name, value in body.items() if value is not None}
-    return _ENCODER.encode(body).encode()
+    try:
+        return _ENCODER.encode(body).encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which a model wrote: it has no UTF-8, but an escape
+        return json.dumps(body, separators=(",", ":")).encode()
 
 
 def parse_completion(raw: bytes, url: str) -> Completion:
@@ -70,11 +74,13 @@ def parse_completion(raw: bytes, url: str) -> Completion:
         calls = [_tool_call(call, i) for i, call in enumerate(answer.get("tool_calls") or ())]
         reason = choice.get("finish_reason")
         tokens = (choice.get("logprobs") or {}).get("content")
-        logprobs = None if tokens is None else [float(token["logprob"]) for token in tokens]
+        logprobs = None if tokens is None else [_finite(token["logprob"]) for token in tokens]
         prompt_ids, completion_ids = _tokens(data.get("prompt_token_ids")), _tokens(choice.get("token_ids"))
         versions = _versions(choice.get("weight_versions"))
         usage = {k: v for k, v in (data.get("usage") or {}).items() if isinstance(v, int)}
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        if completion_ids is not None and logprobs is not None and len(completion_ids) != len(logprobs):
+            raise ValueError(f"{len(completion_ids)} tokens and {len(logprobs)} log-probabilities")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise InfrastructureError(
             f"{url} answered something that is no chat completion ({type(error).__name__}: {error}): {_excerpt(raw)}"
         ) from None
@@ -155,6 +161,13 @@ def _without_reasoning(message: Message) -> Message:
     shown = message.copy()
     del shown["reasoning_content"]
     return shown
+
+
+def _finite(logprob: Any) -> float:
+    number = float(logprob)
+    if not math.isfinite(number):
+        raise ValueError(f"a log-probability is {number}")
+    return number
 
 
 def _tokens(ids: Any) -> list[int] | None:

@@ -19,6 +19,10 @@ Hidden = Annotated[T, HIDDEN]
 """`db: Hidden[Database]`: an argument that the model does not see; it is given the attribute `db` of the state."""
 
 
+class ToolFailure(Exception):
+    """Raised by a tool to tell the model, in these words and no others, that its call failed."""
+
+
 @dataclass(frozen=True)
 class Tool:
     """A function a model may call.
@@ -103,6 +107,8 @@ async def call_tool(tools: Mapping[str, Tool], call: FunctionCall, state: Any) -
             result = await _call(tool.function, arguments)
     except InfrastructureError:
         raise
+    except ToolFailure as failure:
+        return to_text(f"Error: {failure}", tool.max_chars)
     except Exception as error:  # noqa: BLE001 - the model is shown what its call led to
         if isinstance(error, TimeoutError) and limit.expired():
             return f"Error: {tool.name} took longer than {tool.timeout:g} s and was stopped."

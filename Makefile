@@ -95,7 +95,7 @@ bench: $(READY) ## benchmarks, results as JSON in benchmarks/results
 	@set -e; for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do \
 	  echo "$(BIN)/python $$script"; $(BIN)/python $$script; done
 
-PEERS := tunix torch
+PEERS := tunix torch verifiers
 ENGINES := tunix hf $(if $(wildcard $(SGLANG)/.ready),sglang)
 empty :=
 comma := ,
@@ -118,6 +118,7 @@ bench-peers: $(READY) ## Upswing beside them; the tables of benchmarks/README.md
 	$(BIN)/python benchmarks/engine.py --peer $(subst $(empty) ,$(comma),$(strip $(ENGINES))) --readme
 	$(BIN)/python benchmarks/update.py --peer tunix,torch --readme
 	$(BIN)/python benchmarks/compile_time.py --readme
+	$(BIN)/python benchmarks/rollout_overhead.py --peer verifiers --readme
 
 lock: $(READY) ## requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

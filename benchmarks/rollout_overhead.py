@@ -1,26 +1,35 @@
-"""What a rollout costs beside the model: single-turn rollouts against a server that answers at once.
+"""What a rollout costs beside the model: CPU of the client's process, against a server that answers at once.
 
     python benchmarks/rollout_overhead.py [--append] [--rollouts 1000] [--concurrency 256] [--rounds 7]
+    python benchmarks/rollout_overhead.py --peer verifiers --readme     beside verifiers (make peer-verifiers)
+    python benchmarks/rollout_overhead.py --many 4000                   many at once, against a server that takes 1 s
 
-The server (aiohttp, canned answer with usage) runs in a process of its own; CPU time is that of the client's process
-alone. Each rollout is a full one: `run_task` through `OpenAIClient`, seeds derived, a `Trajectory` recorded, a rubric
-of one reward and one metric. Every round runs the variants one after the other; reported is the median of the rounds.
+The server (`peers/instant_server.py`) runs in a process of its own. Each rollout is a full one: `evaluate` through
+`OpenAIClient`, seeds derived, a `Trajectory` with tokens and log-probabilities recorded and appended to a journal on
+disk, a rubric of one reward and one metric. Every round runs the contestants one after the other; reported is the
+median of the rounds.
 
 The last line is a JSON object with these keys:
-    single.cpu_ms_per_rollout, single.rollouts_per_s      `evaluate` with all of the above
-    journal.cpu_ms_per_rollout, journal.rollouts_per_s    the same, each rollout also appended to a journal on disk
-    bare.cpu_ms_per_rollout, bare.rollouts_per_s          a bare aiohttp loop that posts the same bytes, parses the JSON
-    rollouts, concurrency, rounds, machine, versions      what was measured on
+    single.cpu_ms_per_rollout, single.rollouts_per_s    one question, one answer
+    tool.cpu_ms_per_rollout, tool.rollouts_per_s        three turns, two of them with a call of a tool
+    bare.cpu_ms_per_rollout, bare.rollouts_per_s        a bare aiohttp loop that posts the same bytes, parses the JSON
+    SCENARIO.verifiers.…                                the same, by the peer; `cpu_ratio`: its CPU time over ours
+    many.seconds_over_ideal, many.cpu_ms_per_rollout    how much longer than the latency that many rollouts at once took
+    many.kb_per_idle_rollout                            resident memory of one that waits for the server
+    rollouts, concurrency, rounds, load_1m, machine, versions
 """
 
 import asyncio
 import json
+import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +37,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import aiohttp
 
-from benchmarks.common import arguments, emit, machine, versions
-from envs import Environment, Journal, OpenAIClient, Rubric, Sampling, Task, Taskset, evaluate, single_turn
+from benchmarks.common import README, arguments, emit, machine, provenance, run, versions, write_block
+from benchmarks.peers import SCRIPTS, Peer, Round, environments, interleave
+from benchmarks.peers.instant_server import ANSWER, LATENCY, QUESTION, raise_files
+from envs import Environment, Journal, OpenAIClient, Rubric, Sampling, Task, Taskset, evaluate, single_turn, tool_use
 from envs.clients.openai_wire import encode
+from envs.errors import ConfigError
 
-QUESTION = "Reverse this text, and write nothing else: the quick brown fox jumps over the lazy dog"
-ANSWER = QUESTION.partition(": ")[2][::-1]
-ANSWER_BODY = {
-    "id": "chatcmpl-0",
-    "object": "chat.completion",
-    "created": 0,
-    "model": "instant",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 30, "completion_tokens": 20, "total_tokens": 50},
-}
 SAMPLING = Sampling(max_tokens=64, seed=0)
-
-Variant = Callable[[str, int, int], Awaitable[None]]
+EXTRA = {"return_token_ids": True, "logprobs": True}
+BARS = {"single": 0.7, "tool": 2.0}  # ms of CPU
+TITLES = {"single": "single turn", "tool": "three turns with a tool"}
 
 
 def correct(completion: str, answer: str) -> float:
@@ -55,31 +58,42 @@ def length(completion: str) -> float:
     return float(len(completion))
 
 
-def environment(rollouts: int) -> Environment:
+async def lookup(word: str) -> str:
+    """Look a word up.
+
+    Args:
+        word: the word.
+    """
+    return f"{word}: an animal"
+
+
+def environment(scenario: str, rollouts: int) -> Environment:
     tasks = Taskset.from_function(lambda split: [Task.ask(f"{split}-{i}", QUESTION, ANSWER) for i in range(rollouts)])
-    return Environment(tasks, single_turn(), Rubric({correct: 1.0, length: 0.0}))
+    harness = tool_use([lookup], max_turns=4) if scenario == "tool" else single_turn()
+    return Environment(tasks, harness, Rubric({correct: 1.0, length: 0.0}))
 
 
-async def single(url: str, rollouts: int, concurrency: int, journal: Journal | None = None) -> None:
-    """The rollouts as a user would run them; every one must have earned its reward."""
-    client = OpenAIClient(url, "instant", max_connections=concurrency)
-    keep = None if journal is None else journal.append
-    evaluation = await evaluate(
-        environment(rollouts), client, sampling=SAMPLING, concurrency=concurrency, on_trajectory=keep
-    )
-    await client.close()
-    rewards = [trajectory.reward for trajectory in evaluation.trajectories]
-    assert rewards == [1.0] * rollouts, "a rollout failed"
-
-
-async def journaled(url: str, rollouts: int, concurrency: int) -> None:
+async def roll(scenario: str, url: str, rollouts: int, concurrency: int) -> None:
+    """The rollouts as a user would run them; every one must have earned its reward, and have its tokens."""
+    client = OpenAIClient(url, "instant", api_key="", max_connections=concurrency, extra_body=EXTRA)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "rollouts.jsonl") as journal:
-        await single(url, rollouts, concurrency, journal)
+        evaluation = await evaluate(
+            environment(scenario, rollouts),
+            client,
+            sampling=SAMPLING,
+            concurrency=concurrency,
+            on_trajectory=journal.append,
+        )
+    await client.close()
+    turns = 3 if scenario == "tool" else 1
+    for trajectory in evaluation.trajectories:
+        assert trajectory.reward == 1.0 and len(trajectory.turns) == turns, trajectory
+        assert all(len(turn.completion.logprobs or ()) == 20 for turn in trajectory.turns)
 
 
 async def bare(url: str, rollouts: int, concurrency: int) -> None:
     """The floor: the same posts over the same number of connections, with nothing recorded."""
-    body = encode("instant", [{"role": "user", "content": QUESTION}], (), SAMPLING, {})
+    body = encode("instant", [{"role": "user", "content": QUESTION}], (), SAMPLING, EXTRA)
     headers = {"Content-Type": "application/json"}
     left = iter(range(rollouts))
 
@@ -94,39 +108,106 @@ async def bare(url: str, rollouts: int, concurrency: int) -> None:
         await asyncio.gather(*(work(session) for _ in range(concurrency)))
 
 
-VARIANTS: dict[str, Variant] = {"bare": bare, "single": single, "journal": journaled}
-
-
-def measure(variant: Variant, url: str, rollouts: int, concurrency: int) -> tuple[float, float]:
-    """CPU milliseconds per rollout, and rollouts per second."""
+def measured(scenario: str, url: str, rollouts: int, concurrency: int) -> Round:
+    """One round of a scenario; its "tokens" are the rollouts."""
     wall, cpu = time.perf_counter(), time.process_time()
-    asyncio.run(variant(url, rollouts, concurrency))  # type: ignore[arg-type]
+    if scenario == "bare":
+        asyncio.run(bare(url, rollouts, concurrency))
+    else:
+        asyncio.run(roll(scenario, url, rollouts, concurrency))
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return 1000 * cpu / rollouts, rollouts / wall
+    return Round(wall, cpu, rollouts)
 
 
-def serve() -> None:
-    """The instant server; prints its port."""
-    from aiohttp import web
+def many(url: str, rollouts: int) -> dict[str, float]:
+    """That many rollouts at once against the slow server, in a process that has done nothing else."""
+    asyncio.run(roll("single", url, 10, 10))  # imports, and what is made once
 
-    canned = json.dumps(ANSWER_BODY).encode()
+    async def main() -> tuple[float, float]:
+        before, task = resident_kb(), asyncio.ensure_future(roll("single", f"{url[:-3]}/slow/v1", rollouts, rollouts))
+        held = before
+        async with aiohttp.ClientSession() as session:
+            while not task.done():
+                async with session.get(f"{url[:-3]}/waiting") as response:
+                    if int(await response.text()) > rollouts * 0.9:
+                        held = max(held, resident_kb())
+                await asyncio.sleep(0.2)
+        await task
+        return before, held
 
-    async def complete(request: web.Request) -> web.Response:
-        await request.read()
-        return web.Response(body=canned, content_type="application/json")
+    wall, cpu = time.perf_counter(), time.process_time()
+    before, held = asyncio.run(main())
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {
+        "seconds_over_ideal": round(wall - LATENCY, 2),
+        "cpu_ms_per_rollout": round(1000 * cpu / rollouts, 4),
+        "kb_per_idle_rollout": round((held - before) / rollouts, 1),
+        "rollouts": rollouts,
+    }
 
-    async def main() -> None:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", complete)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=4096)
-        await site.start()
-        print(runner.addresses[0][1], flush=True)
-        await asyncio.to_thread(sys.stdin.read)  # until the client's end of the pipe closes
-        await runner.cleanup()
 
-    asyncio.run(main())
+def resident_kb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The instant server, and its URL."""
+    command = [sys.executable, str(SCRIPTS / "instant_server.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdin is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+        process.stdin.close()
+
+
+def overhead(url: str, peers: dict[str, Path | None], rollouts: int, concurrency: int, rounds: int) -> dict[str, Any]:
+    """All scenarios, ours and the peers' in turns."""
+    job = {"url": url, "rollouts": rollouts, "concurrency": concurrency, "question": QUESTION, "answer": ANSWER}
+    others = {
+        f"{scenario}.{name}": Peer(name, SCRIPTS / f"{name}_rollout.py", {**job, "scenario": scenario}, folder)
+        for name, folder in peers.items()
+        for scenario in BARS
+    }
+    ours = {s: lambda _, s=s: measured(s, url, rollouts, concurrency) for s in ("bare", *BARS)}
+    for play in ours.values():
+        play(0)  # warms up
+    played = interleave({**ours, **{name: other.play for name, other in others.items()}}, rounds)
+    result: dict[str, Any] = {}
+    for name, times in played.items():
+        result[f"{name}.cpu_ms_per_rollout"] = round(1000 * statistics.median(r.cpu_s / r.tokens for r in times), 4)
+        result[f"{name}.rollouts_per_s"] = round(statistics.median(r.tokens / r.wall_s for r in times), 1)
+        if name in others:
+            mine = played[name.partition(".")[0]]
+            ratios = [theirs.cpu_s / us.cpu_s for theirs, us in zip(times, mine, strict=True)]
+            result[f"{name}.cpu_ratio"] = round(statistics.median(ratios), 1)
+            result[f"{name}.versions"] = others[name].versions
+    for other in others.values():
+        other.close()
+    return result
+
+
+def table(result: dict[str, Any], peers: list[str]) -> str:
+    """The README's table."""
+    heads = "".join(f" {peer}, CPU ms | {peer}, rollouts/s | CPU ratio |" for peer in peers)
+    lines = [f"| rollout | CPU ms | bar | rollouts/s |{heads}", "|---" * (4 + 3 * len(peers)) + "|"]
+    for scenario, bar in BARS.items():
+        mine = (
+            f"| {result[f'{scenario}.cpu_ms_per_rollout']:.2f} | {bar} | {result[f'{scenario}.rollouts_per_s']:,.0f} |"
+        )
+        theirs = "".join(
+            f" {result[f'{key}.cpu_ms_per_rollout']:.1f} | {result[f'{key}.rollouts_per_s']:,.0f} "
+            f"| **{result[f'{key}.cpu_ratio']:.0f}** |"
+            for key in (f"{scenario}.{peer}" for peer in peers)
+        )
+        lines.append(f"| {TITLES[scenario]} {mine}{theirs}")
+    lines.append("")
+    lines.append(
+        f"{result['many.rollouts']:,} single turns at once, against a server that takes {LATENCY:g} s: "
+        f"{result['many.seconds_over_ideal']:.2f} s longer than that (bar 3.5), "
+        f"{result['many.cpu_ms_per_rollout']:.2f} ms of CPU each (bar 0.9), "
+        f"{result['many.kb_per_idle_rollout']:.0f} KB each while they wait (bar 30)."
+    )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -134,30 +215,29 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--serve", action="store_true", help="be the server")
+    parser.add_argument("--many", type=int, default=4000, help="rollouts at once against the slow server")
+    parser.add_argument("--peer", type=environments, default={}, help="NAME[=FOLDER],…: verifiers")
+    parser.add_argument("--readme", action="store_true", help="write the table into benchmarks/README.md")
+    parser.add_argument("--only-many", metavar="URL", help="measure that alone, against this server")
     given = parser.parse_args()
-    if given.serve:
-        return serve()
-    command = [sys.executable, __file__, "--serve"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None and server.stdin is not None
-        url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
-        for number in range(-1, given.rounds):  # the first round warms up
-            for name, variant in VARIANTS.items():
-                measured = measure(variant, url, given.rollouts, given.concurrency)
-                if number >= 0:
-                    rounds[name].append(measured)
-                    print(f"round {number} {name:8} {measured[0]:.3f} ms CPU per rollout, {measured[1]:.0f} rollouts/s")
-        server.stdin.close()
-    result: dict[str, Any] = {}
-    for name, measured_rounds in rounds.items():
-        result[f"{name}.cpu_ms_per_rollout"] = round(statistics.median(cpu for cpu, _ in measured_rounds), 4)
-        result[f"{name}.rollouts_per_s"] = round(statistics.median(rate for _, rate in measured_rounds), 1)
+    if unknown := set(given.peer) - {"verifiers"}:
+        raise ConfigError(f"peer {', '.join(sorted(unknown))} is not known; expected verifiers")
+    raise_files()
+    if given.only_many:
+        print(json.dumps(many(given.only_many, given.many)))
+        return
+    load = round(os.getloadavg()[0], 1)
+    with server() as url:
+        result = overhead(url, given.peer, given.rollouts, given.concurrency, given.rounds)
+        command = [sys.executable, __file__, "--only-many", url, "--many", str(given.many)]
+        alone = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        result |= {f"many.{name}": value for name, value in json.loads(alone).items()}
     parameters = {"rollouts": given.rollouts, "concurrency": given.concurrency, "rounds": given.rounds}
-    result |= {**parameters, "machine": machine(), "versions": versions("aiohttp")}
+    result |= {**parameters, "load_1m": load, "machine": machine(), "versions": versions("upswing", "aiohttp")}
+    if given.readme:
+        write_block(README, "rollout", f"{table(result, list(given.peer))}\n\n{provenance(result)}")
     emit("rollout_overhead", result, given.append)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

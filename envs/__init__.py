@@ -13,9 +13,23 @@ if TYPE_CHECKING:
     from envs.environment import Environment, Harness
     from envs.errors import ConfigError, ContextLengthError, InfrastructureError, TasksetError, UpswingError
     from envs.evaluation import Evaluation, evaluate, paired_gain
-    from envs.harness import Hooks, multi_turn, single_turn, tool_use
+    from envs.harness import (
+        Hooks,
+        bash_agent,
+        best_of,
+        game_score,
+        in_sandbox,
+        majority,
+        multi_turn,
+        python_repl,
+        self_play,
+        simulated_user,
+        single_turn,
+        tool_use,
+    )
     from envs.judging import Criterion, judge
     from envs.math_score import math_equal
+    from envs.mcp_tools import MCPTools
     from envs.parsers import boxed, code_block, exact, json_value, matches, regex, well_formed, xml_tag
     from envs.price import Price
     from envs.record import Journal
@@ -23,6 +37,7 @@ if TYPE_CHECKING:
     from envs.resolve import EnvironmentInfo, list_environments, load_environment
     from envs.rollout import Rollout, run_group, run_task
     from envs.rubric import Rubric, scores
+    from envs.sandbox import Bubblewrap, Limits, Sandbox, SandboxPool, TrustedSubprocess
     from envs.seeds import derive_seed
     from envs.statistics import Interval
     from envs.taskset import Taskset
@@ -49,11 +64,25 @@ _HOMES = {
     "envs.environment": ["Environment", "Harness"],
     "envs.errors": ["ConfigError", "ContextLengthError", "InfrastructureError", "TasksetError", "UpswingError"],
     "envs.evaluation": ["Evaluation", "evaluate", "paired_gain"],
-    "envs.harness": ["Hooks", "multi_turn", "single_turn", "tool_use"],
+    "envs.harness": [
+        "Hooks",
+        "bash_agent",
+        "best_of",
+        "game_score",
+        "in_sandbox",
+        "majority",
+        "multi_turn",
+        "python_repl",
+        "self_play",
+        "simulated_user",
+        "single_turn",
+        "tool_use",
+    ],
     "envs.judging": ["Criterion", "judge"],
     "envs.math_score": ["math_equal"],
     "envs.parsers": ["boxed", "code_block", "exact", "json_value", "matches", "regex", "well_formed", "xml_tag"],
     "envs.price": ["Price"],
+    "envs.mcp_tools": ["MCPTools"],
     "envs.record": ["Journal"],
     "envs.rescore": ["rescore"],
     "envs.resolve": ["EnvironmentInfo", "list_environments", "load_environment"],
@@ -63,6 +92,7 @@ _HOMES = {
     "envs.statistics": ["Interval"],
     "envs.taskset": ["Taskset"],
     "envs.taskset_sources": ["TaskJournal"],
+    "envs.sandbox": ["Bubblewrap", "Limits", "Sandbox", "SandboxPool", "TrustedSubprocess"],
     "envs.tools": ["Hidden", "Tool", "make_tool"],
     "envs.validation": ["Check", "validate"],
     "envs.types": [
@@ -91,10 +121,19 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # ways of driving a model
     "Hidden",
     "Hooks",
+    "MCPTools",
     "Rollout",
     "Tool",
+    "bash_agent",
+    "best_of",
+    "game_score",
+    "in_sandbox",
+    "majority",
     "make_tool",
     "multi_turn",
+    "python_repl",
+    "self_play",
+    "simulated_user",
     "single_turn",
     "tool_use",
     # scoring
@@ -111,6 +150,12 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "scores",
     "well_formed",
     "xml_tag",
+    # where code runs
+    "Bubblewrap",
+    "Limits",
+    "Sandbox",
+    "SandboxPool",
+    "TrustedSubprocess",
     # running
     "Check",
     "Evaluation",

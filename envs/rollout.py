@@ -33,7 +33,7 @@ class Rollout:
         sampling: how tokens are drawn; `sampling.seed` is this rollout's own.
     """
 
-    __slots__ = ("_client", "_recorded", "messages", "sampling", "state", "task", "trajectory")
+    __slots__ = ("_client", "_others", "_recorded", "messages", "sampling", "state", "task", "trajectory")
 
     def __init__(self, task: Task, client: Client, *, sample: int = 0, sampling: Sampling = Sampling()) -> None:
         self.task = task
@@ -42,6 +42,7 @@ class Rollout:
         self.messages: list[Message] = [_copy(message) for message in task.prompt]
         self.sampling = sampling
         self._client = client
+        self._others: list[Rollout] = []
         self._recorded: list[Message] = []  # the conversation as of the last completion
 
     @property
@@ -78,8 +79,39 @@ class Rollout:
         self.messages.append(answer)
         return answer
 
+    def role(self, name: str, prompt: Sequence[Message] | None = None, *, client: Client | None = None) -> Rollout:
+        """Somebody else who takes part, with a conversation and a record of their own, `trajectory.roles[name]`.
+
+        Args:
+            name: who it is; new in this rollout.
+            prompt: what their conversation starts from; by default the task's prompt.
+            client: the model that speaks for them; by default the one of this rollout.
+
+        Raises:
+            ConfigError: for a name that is taken.
+        """
+        if name in self.trajectory.roles:
+            raise ConfigError(f"two roles of one rollout are called '{name}'; rename one")
+        seed = None if self.sampling.seed is None else derive_seed(self.sampling.seed, "role", name)
+        task = self.task if prompt is None else replace(self.task, prompt=tuple(prompt))
+        other = Rollout(
+            task, client or self._client, sample=self.trajectory.sample, sampling=replace(self.sampling, seed=seed)
+        )
+        self.trajectory.roles[name] = other.trajectory
+        self._others.append(other)
+        return other
+
+    def adopt(self, other: Rollout) -> None:
+        """Makes what happened in another rollout of this task, one of its roles for example, its own."""
+        self.trajectory.turns = list(other.trajectory.turns)
+        self.messages, self.state = [_copy(message) for message in other.messages], other.state
+        self._recorded = list(other._recorded)
+
     def finish(self, stop: str, seconds: float) -> None:
-        """Closes the record."""
+        """Closes the record, and those of the roles that are still open."""
+        for other in self._others:
+            if not other.trajectory.stop:
+                other.finish(stop, seconds)
         trajectory = self.trajectory
         if trajectory.turns and self._extends():
             trajectory.tail = tuple(_copy(message) for message in self.messages[len(self._recorded) :])

@@ -204,6 +204,7 @@ class Trajectory:
         failure: set if something other than the model failed.
         attempts: how often it was tried (infrastructure failures are retried).
         seconds: wall time of the last attempt.
+        roles: the records of others who took part: another player, a simulated user, a candidate that was not chosen.
     """
 
     task: Task
@@ -217,6 +218,7 @@ class Trajectory:
     failure: Failure | None = None
     attempts: int = 1
     seconds: float = 0.0
+    roles: dict[str, "Trajectory"] = field(default_factory=dict)
 
     @property
     def messages(self) -> list[Message]:
@@ -250,6 +252,7 @@ class Trajectory:
             "failure": None if self.failure is None else self.failure.to_dict(),
             "attempts": self.attempts,
             "seconds": self.seconds,
+            "roles": {name: role.to_dict() for name, role in self.roles.items()},
         }
 
     @classmethod
@@ -259,6 +262,7 @@ class Trajectory:
         fields["turns"] = [Turn.from_dict(turn) for turn in data["turns"]]
         fields["tail"] = tuple(data["tail"])
         fields["failure"] = None if data["failure"] is None else Failure(**data["failure"])
+        fields["roles"] = {name: cls.from_dict(role) for name, role in (data.get("roles") or {}).items()}
         return cls(**fields)
 
     def to_json(self) -> str:

@@ -1,6 +1,6 @@
 """The model calls tools until it answers without calling one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Protocol, runtime_checkable
 
@@ -46,15 +46,12 @@ def tool_use(
     """
     if max_turns < 1:
         raise ConfigError(f"tool_use(max_turns={max_turns}); expected at least 1")
-    sources = [given for given in tools if isinstance(given, ToolSource)]
-    own = _by_name(_tool(given) for given in tools if not isinstance(given, ToolSource))
+    given = [tool if isinstance(tool, Tool | ToolSource) else make_tool(tool) for tool in tools]
+    _by_name(tool for tool in given if isinstance(tool, Tool))
 
     async def harness(rollout: Rollout) -> str:
         async with AsyncExitStack() as connections:
-            known = own
-            if sources:
-                found = [await connections.enter_async_context(source.connect()) for source in sources]
-                known = _by_name([*own.values(), *(tool for tools in found for tool in tools)])
+            known = await open_tools(given, connections)
             return await hooked(rollout, hooks, lambda: _play(rollout, known, max_turns, hooks))
 
     return harness
@@ -64,25 +61,44 @@ async def _play(rollout: Rollout, tools: dict[str, Tool], max_turns: int, hooks:
     schemas = [tool.schema for tool in tools.values()]
     for _ in range(max_turns):
         message = await rollout.complete(schemas)
-        calls = message.get("tool_calls") or []
-        results = await together(call_tool(tools, call["function"], rollout.state) for call in calls)
-        answers: list[Message] = [
-            {"role": "tool", "tool_call_id": call["id"], "name": call["function"]["name"], "content": result}
-            for call, result in zip(calls, results, strict=True)
-        ]
-        rollout.messages.extend(answers)
+        await answer_calls(rollout, message, tools)
         if stop := await end_turn(rollout, hooks):
             return stop
-        if not calls:
+        if not message.get("tool_calls"):
             return "length" if rollout.last.finish_reason == "length" else "completed"
     return "max_turns"
 
 
-def _tool(given: Any) -> Tool:
-    return given if isinstance(given, Tool) else make_tool(given)
+async def open_tools(
+    tools: Sequence[Tool | ToolSource | Callable[..., Any]], connections: AsyncExitStack
+) -> dict[str, Tool]:
+    """All tools by name; sources are connected to until `connections` is closed.
+
+    Raises:
+        ConfigError: a function that cannot become a tool, or two tools of one name.
+        InfrastructureError: a source cannot be reached.
+    """
+    found: list[Tool] = []
+    for tool in tools:
+        if isinstance(tool, ToolSource):
+            found += await connections.enter_async_context(tool.connect())
+        else:
+            found.append(tool if isinstance(tool, Tool) else make_tool(tool))
+    return _by_name(found)
 
 
-def _by_name(tools: Any) -> dict[str, Tool]:
+async def answer_calls(rollout: Rollout, message: Message, tools: Mapping[str, Tool]) -> None:
+    """Runs the calls of a message at the same time and appends their results in order."""
+    calls = message.get("tool_calls") or []
+    results = await together(call_tool(tools, call["function"], rollout.state) for call in calls)
+    answers: list[Message] = [
+        {"role": "tool", "tool_call_id": call["id"], "name": call["function"]["name"], "content": result}
+        for call, result in zip(calls, results, strict=True)
+    ]
+    rollout.messages.extend(answers)
+
+
+def _by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
     by_name: dict[str, Tool] = {}
     for tool in tools:
         if tool.name in by_name:

@@ -91,6 +91,7 @@ def write_rollouts(path: Path, trajectories: Sequence[Trajectory], step: int) ->
             ("task", pa.string()),  # JSON
             ("tail", pa.string()),  # JSON
             ("failure", pa.string()),  # JSON
+            ("roles", pa.string()),  # JSON
             ("turns", pa.list_(_TURN)),
             *names.items(),
         ]
@@ -119,6 +120,7 @@ def _row(t: Trajectory, step: int) -> dict[str, Any]:
         "task": json.dumps(t.task.to_dict()),
         "tail": json.dumps(list(t.tail)),
         "failure": json.dumps(None if t.failure is None else t.failure.to_dict()),
+        "roles": json.dumps({name: role.to_dict() for name, role in t.roles.items()}),
         "turns": turns,
         **{f"rewards/{name}": value for name, value in t.rewards.items()},
         **{f"metrics/{name}": value for name, value in t.metrics.items()},
@@ -142,5 +144,6 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
             "failure": json.loads(row["failure"]),
             "attempts": row["attempts"],
             "seconds": row["seconds"],
+            "roles": json.loads(row.get("roles") or "{}"),
         }
     )

@@ -92,6 +92,7 @@ def test_the_json_of_a_trajectory_is_what_is_documented() -> None:
         "failure": None,
         "attempts": 1,
         "seconds": 0.0,
+        "roles": {},
     }
 
 

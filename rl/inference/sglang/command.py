@@ -17,6 +17,8 @@ SHIMS = Path(__file__).parent / "shims"
 ENVIRONMENT = ".venv-sglang"
 """What `make sglang` builds."""
 
+_SHIMMED: dict[str, dict[str, str]] = {"cpu": {"PYTHONPATH": str(SHIMS)}, "cuda": {}}
+
 _OF_THE_TRAINER = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"})
 
 # The CPU's own default backend wants AMX; graphs and overlapping are for GPUs. The token count is what 2 GB hold of a
@@ -120,7 +122,7 @@ def server_command(
     settings = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     if platform == "cpu":
         flags |= _CPU
-        settings |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(SHIMS)}
+        settings |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": str(threads), **_SHIMMED["cpu"]}
     else:
         flags["base-gpu-id"] = index * tensor_parallel * data_parallel
     if tensor_parallel != 1:
@@ -139,6 +141,7 @@ def router_command(
     port: int,
     metrics_port: int,
     host: str = "127.0.0.1",
+    platform: str = "cpu",
     arguments: Mapping[str, Argument] | None = None,
 ) -> Command:
     """SGLang's router, with no server behind it yet: `Router.add` brings them.
@@ -152,8 +155,14 @@ def router_command(
         port: where it listens.
         metrics_port: where it shows its counters; it insists on a port for them.
         host: on which network interface.
+        platform: "cpu" or "cuda": it imports some of SGLang, which needs its shims on a CPU.
         arguments: further flags by their name; they override those above.
+
+    Raises:
+        ConfigError: for a platform there is none of.
     """
+    if platform not in PLATFORMS:
+        raise unknown_name("inference.platform", platform, PLATFORMS)
     flags: dict[str, Argument] = {
         "host": host,
         "port": port,
@@ -167,7 +176,7 @@ def router_command(
         "log-level": "warn",
     }
     flags |= {name.lstrip("-").replace("_", "-"): value for name, value in (arguments or {}).items()}
-    return Command((str(python), "-m", "sglang_router.launch_router", *_words(flags)), {})
+    return Command((str(python), "-m", "sglang_router.launch_router", *_words(flags)), _SHIMMED[platform])
 
 
 def _words(flags: Mapping[str, Argument]) -> Sequence[str]:

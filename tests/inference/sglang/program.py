@@ -3,8 +3,8 @@
     program.py PORT [--fail CODE] [--slow SECONDS] [--deaf]
 
 It has a child, which has another one in a session of its own, as far from the program's own group as can be. It says
-the ids of all of them at /pids, and dies of /die. With --fail it ends at once, with --slow it answers after a while,
-with --deaf it takes no notice of SIGTERM.
+the ids of all of them at /server_info, and at /generate where it listens. With --fail it ends at once, with --slow it
+answers after a while, with --deaf it takes no notice of SIGTERM.
 """
 
 import argparse
@@ -45,16 +45,18 @@ def main() -> None:
         return web.Response(status=200 if time.monotonic() >= ready else 503)
 
     async def info(request: web.Request) -> web.Response:
-        return web.json_response(pids)
+        return web.json_response(
+            {"pids": pids, "model_path": "tiny", "served_model_name": "tiny", "is_generation": True}
+        )
 
-    async def die(request: web.Request) -> web.Response:
-        os.kill(os.getpid(), signal.SIGKILL)
-        return web.Response()
+    async def generate(request: web.Request) -> web.Response:
+        return web.json_response({"url": f"http://127.0.0.1:{given.port}"})
 
     app = web.Application()
     app.router.add_get("/health", health)
     app.router.add_get("/server_info", info)
-    app.router.add_get("/die", die)
+    app.router.add_get("/model_info", info)
+    app.router.add_post("/generate", generate)
 
     async def serve() -> None:
         runner = web.AppRunner(app)

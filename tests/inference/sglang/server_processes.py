@@ -16,7 +16,7 @@ Make = Callable[..., Launched]
 async def pids(url: str) -> list[int]:
     """The program, its child, and the child's child in another session."""
     async with aiohttp.ClientSession() as session, session.get(f"{url}/server_info") as reply:
-        found: list[int] = await reply.json()
+        found: list[int] = (await reply.json())["pids"]
         return found
 
 

@@ -63,8 +63,10 @@ def test_arguments_override_and_take_away() -> None:
 
 
 def test_the_router_decides_nothing_by_itself() -> None:
-    words = " ".join(router_command(PYTHON, port=30000, metrics_port=29000).argv)
-    assert words == (
+    command = router_command(PYTHON, port=30000, metrics_port=29000)
+    assert command.settings == {"PYTHONPATH": str(SHIMS)}
+    assert router_command(PYTHON, port=30000, metrics_port=29000, platform="cuda").settings == {}
+    assert " ".join(command.argv) == (
         "/env/bin/python -m sglang_router.launch_router --host 127.0.0.1 --port 30000 --prometheus-host 127.0.0.1 "
         "--prometheus-port 29000 --policy manual --assignment-mode min_load --disable-retries "
         "--disable-circuit-breaker --disable-health-check --log-level warn"

@@ -1,0 +1,160 @@
+"""Real servers as processes: what becomes of them on good and on bad days."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+from server_processes import gone
+
+from rl.inference.engine import EngineError
+from rl.inference.sglang.command import server_command
+from rl.inference.sglang.fleet import Fleet
+from rl.inference.sglang.ports import take_ports
+from rl.inference.sglang.server import ALIVE, READY, Launched, Patience
+
+
+async def post(url: str, path: str, **body: Any) -> Any:
+    async with aiohttp.ClientSession() as session, session.post(url + path, json=body) as reply:
+        assert reply.status == 200, await reply.text()
+        return await reply.json()
+
+
+async def status(url: str, timeout: float = 5.0) -> int | None:
+    """What it answers, if it does in time."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout)) as session,
+            session.get(url) as reply,
+        ):
+            return reply.status
+    except TimeoutError:
+        return None
+
+
+async def draw(url: str, tokens: int) -> list[int]:
+    sampling = {"temperature": 1.0, "max_new_tokens": tokens, "ignore_eos": True}
+    ids: list[int] = (await post(url, "/generate", input_ids=[1, 2, 3], sampling_params=sampling))["output_ids"]
+    return ids
+
+
+def family(server: Launched) -> dict[str, psutil.Process]:
+    """The server and its processes, by what they are called."""
+    assert server.pid is not None
+    (main,) = psutil.Process(server.pid).children()
+    return {"main": main, **{p.name().split("::")[-1][:8]: p for p in main.children(recursive=True)}}
+
+
+async def test_a_server_draws_and_shows_that_it_lives_while_it_is_paused(server: Launched) -> None:
+    assert len(await draw(server.url, 5)) == 5
+    await post(server.url, "/pause_generation", mode="in_place")
+    try:
+        assert await status(server.url + READY) is None  # it waits for a token that does not come
+        assert await status(server.url + ALIVE) == 200
+    finally:
+        await post(server.url, "/continue_generation")
+    assert await status(server.url + READY) == 200
+
+
+async def test_a_fleet_replaces_what_is_killed_and_what_hangs(python: Path, model_folder: Path, tmp_path: Path) -> None:
+    (port,) = take_ports(1, 0, "127.0.0.1")
+    command = server_command(python, model_folder, port=port, arguments={"weight-version": "7"})
+    url, patience = f"http://127.0.0.1:{port}", Patience(answer=16.0, every=0.5)
+    server, told, given = Launched("server 0", url, command, tmp_path / "log", patience), list[str](), list[str]()
+
+    async def on_restart(url: str) -> None:
+        assert await status(url + READY) == 200
+        await post(url, "/update_weight_version", new_version="8", abort_all_requests=False)
+        given.append(url)
+
+    fleet = Fleet([server], report=told.append, on_restart=on_restart)
+    await fleet.start()
+    try:
+        assert any("Load weight" in text for text in told), told
+        drawing = asyncio.create_task(draw(url, 200))
+        await asyncio.sleep(0.5)
+        first = family(server)
+        first["main"].kill()  # while it generates
+        with pytest.raises(aiohttp.ClientError):
+            await drawing
+        await until_lost(fleet, url)
+        assert await gone(*(p.pid for p in first.values()))
+        assert (await fleet.route("a")).url == url
+        assert given == [url] and (await model_info(url))["weight_version"] == "8"
+        assert len(await draw(url, 5)) == 5
+
+        second = family(server)
+        second["schedule"].suspend()  # the rest of it still answers, but for what asks the scheduler
+        await until_lost(fleet, url)
+        assert (await fleet.route("a")).url == url
+        assert given == [url, url] and not any(p.is_running() for p in second.values())
+        assert len(await draw(url, 5)) == 5 and fleet.restarts == 2
+        third = family(server)
+    finally:
+        await fleet.close()
+    assert any("server 0 hangs: no answer for 16 s" in text for text in told), told
+    assert not any(p.is_running() for p in third.values())
+
+
+async def until_lost(fleet: Fleet, url: str) -> None:
+    async with asyncio.timeout(120):
+        while fleet.is_serving(url):
+            await asyncio.sleep(0.1)
+
+
+async def model_info(url: str) -> dict[str, Any]:
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/model_info") as reply:
+        found: dict[str, Any] = await reply.json()
+        return found
+
+
+async def test_a_model_it_does_not_know_is_explained(python: Path, model_folder: Path, tmp_path: Path) -> None:
+    wrong = shutil.copytree(model_folder, tmp_path / "wrong")
+    config = json.loads((wrong / "config.json").read_text())
+    (wrong / "config.json").write_text(json.dumps({**config, "architectures": ["FooForCausalLM"], "model_type": "foo"}))
+    (port,) = take_ports(1, 0, "127.0.0.1")
+    command = server_command(python, wrong, port=port)
+    server = Launched("server 0", f"http://127.0.0.1:{port}", command, tmp_path / "log")
+    with pytest.raises(EngineError, match="server 0 ended with code 1: this SGLang has no such model; its last lines:"):
+        await server.start(print)
+
+
+STARTER = """
+import asyncio, json, sys
+from pathlib import Path
+from rl.inference.sglang.command import Command
+from rl.inference.sglang.server import Launched
+
+async def main():
+    url, argv, settings, log = json.loads(sys.argv[1])
+    server = Launched("server 0", url, Command(tuple(argv), settings), Path(log))
+    await server.start(lambda text: None)
+    print(server.pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_trainer_leaves_nothing_behind(python: Path, model_folder: Path, tmp_path: Path) -> None:
+    (port,) = take_ports(1, 0, "127.0.0.1")
+    url, command = f"http://127.0.0.1:{port}", server_command(python, model_folder, port=port)
+    told = json.dumps([url, command.argv, dict(command.settings), str(tmp_path / "log")])
+    trainer = subprocess.Popen([sys.executable, "-c", STARTER, told], stdout=subprocess.PIPE, text=True)
+    assert trainer.stdout is not None
+    watcher = psutil.Process(int(await asyncio.to_thread(trainer.stdout.readline)))
+    left = [watcher, *watcher.children(recursive=True)]
+    assert len(left) >= 4  # what watches, the server, its scheduler, its detokenizer
+    drawing = asyncio.create_task(draw(url, 200))
+    await asyncio.sleep(0.5)
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    assert await gone(*(p.pid for p in left), within=30.0)
+    await asyncio.gather(drawing, return_exceptions=True)  # cut off, or drawn to its end within the grace there is

@@ -51,7 +51,7 @@ def test_ci_runs_make_targets_only() -> None:
     commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and line[0] not in "#"]
     assert commands[:2] == ["set -euo pipefail", 'cd "$(dirname "$0")/.."']
     assert all(command.startswith("make ") for command in commands[2:])
-    assert commands[-1] == "make test"
+    assert commands[-3:] == ["make test", "make sglang", "make test-sglang"]
     steps = re.findall(r"- run: (.*)", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert set(commands[2:]) <= set(steps)
 

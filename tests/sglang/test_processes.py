@@ -51,18 +51,9 @@ def family(server: Launched) -> dict[str, psutil.Process]:
     return {"main": main, **{p.name().split("::")[-1][:8]: p for p in main.children(recursive=True)}}
 
 
-async def test_a_server_draws_and_shows_that_it_lives_while_it_is_paused(server: Launched) -> None:
-    assert len(await draw(server.url, 5)) == 5
-    await post(server.url, "/pause_generation", mode="in_place")
-    try:
-        assert await status(server.url + READY) is None  # it waits for a token that does not come
-        assert await status(server.url + ALIVE) == 200
-    finally:
-        await post(server.url, "/continue_generation")
-    assert await status(server.url + READY) == 200
-
-
-async def test_a_fleet_replaces_what_is_killed_and_what_hangs(python: Path, model_folder: Path, tmp_path: Path) -> None:
+async def test_a_fleet_tells_what_is_paused_from_what_hangs_and_replaces_what_is_killed(
+    python: Path, model_folder: Path, tmp_path: Path
+) -> None:
     (port,) = take_ports(1, 0, "127.0.0.1")
     command = server_command(python, model_folder, port=port, arguments={"weight-version": "7"})
     url, patience = f"http://127.0.0.1:{port}", Patience(answer=16.0, every=0.5)
@@ -77,6 +68,12 @@ async def test_a_fleet_replaces_what_is_killed_and_what_hangs(python: Path, mode
     await fleet.start()
     try:
         assert any("Load weight" in text for text in told), told
+        await post(url, "/pause_generation", mode="in_place")
+        assert await status(url + READY) is None  # it waits for a token that does not come
+        assert await status(url + ALIVE) == 200
+        await post(url, "/continue_generation")
+        assert await status(url + READY) == 200 and fleet.is_serving(url)
+
         drawing = asyncio.create_task(draw(url, 200))
         await asyncio.sleep(0.5)
         first = family(server)

@@ -19,7 +19,7 @@ from rl.inference.sglang.router import LIVE, Router
 from rl.inference.sglang.server import Launched, Patience
 
 PROGRAM = Path(__file__).parents[1] / "inference" / "sglang" / "program.py"
-QUICK = Patience(ready=60.0, answer=5.0, every=0.1, grace=1.0)
+QUICK = Patience(ready=60.0, answer=20.0, every=0.1, grace=1.0)
 
 
 async def answered_by(route: Route) -> str:

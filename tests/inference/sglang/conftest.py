@@ -9,7 +9,7 @@ from rl.inference.sglang.ports import take_ports
 from rl.inference.sglang.server import Launched, Patience
 
 PROGRAM = Path(__file__).with_name("program.py")
-QUICK = Patience(ready=30.0, answer=2.0, every=0.1, grace=1.0)
+QUICK = Patience(ready=120.0, answer=20.0, every=0.1, grace=1.0)
 
 
 @pytest.fixture

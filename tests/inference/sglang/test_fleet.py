@@ -34,7 +34,7 @@ async def kill(url: str, number: int = signal.SIGKILL) -> None:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.02)
 
@@ -78,7 +78,7 @@ async def test_a_route_waits_while_nobody_serves(make: Make) -> None:
 
 
 async def test_a_server_that_hangs_is_replaced(make: Make) -> None:
-    server = make(patience=Patience(ready=30.0, answer=1.0, every=0.05, grace=0.1))
+    server = make(patience=Patience(ready=120.0, answer=3.0, every=0.05, grace=0.1))
     async with running([server]) as fleet:
         stopped = await pids(server.url)
         await kill(server.url, signal.SIGSTOP)

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
-Hyper = Mapping[str, float | Float[Array, ""]]
+Number = float | Float[Array, ""]
+"""A hyper-parameter: constant, or traced."""
+Hyper = Mapping[str, Number]
 """Traced scalars of an update by name (learning rate, clip bounds …): a sweep over them compiles nothing new."""
 
 
@@ -23,6 +25,8 @@ class Batch(NamedTuple):
         reference_logprobs: the same under the reference policy; zeros where no reference is used.
         advantages: credit of the token.
         rollout_tokens: trainable tokens of the token's whole rollout, which may span several segments.
+        versions: the policy version that sampled the token; 0 for what no policy sampled.
+        chosen: tokens that the algorithm singles out, looking at the whole batch (`Algorithm.prepare`); none at first.
         rollouts: how many rollouts have any trainable token.
     """
 
@@ -34,4 +38,6 @@ class Batch(NamedTuple):
     reference_logprobs: Float[Array, "R L"]
     advantages: Float[Array, "R L"]
     rollout_tokens: Int[Array, "R L"]
+    versions: Int[Array, "R L"]
+    chosen: Bool[Array, "R L"]
     rollouts: Int[Array, ""]

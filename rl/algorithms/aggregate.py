@@ -8,16 +8,20 @@ import jax.numpy as jnp
 
 from rl.types import Batch
 
-Aggregate = Literal["token_mean", "sequence_mean", "constant"]
+Aggregate = Literal["token_mean", "sequence_mean", "constant", "sequence_sum", "token_sum"]
 
 
 def aggregation(kind: Aggregate, horizon: int) -> Callable[[Batch], jax.Array]:
     """Weights `[R, L]` for a whole batch; zero outside the mask.
 
     * `token_mean`: every token counts the same (DAPO, arXiv:2503.14476).
-    * `sequence_mean`: every rollout counts the same, its tokens share its weight (GRPO, arXiv:2402.03300). Rollouts
-      without a trainable token do not count.
+    * `sequence_mean`: every rollout counts the same, its tokens share its weight (GRPO, arXiv:2402.03300).
     * `constant`: token sums divided by `rollouts * horizon` (Dr. GRPO, arXiv:2503.20783).
+    * `sequence_sum`: token sums divided by `rollouts` (REINFORCE; `constant` with a horizon of 1).
+    * `token_sum`: the plain sum.
+
+    Rollouts are those that `batch.rollouts` counts: from the packer, those with a trainable token (verl, OpenRLHF); TRL
+    and SkyRL count empty ones too.
 
     Raises:
         ValueError: for another kind, or a horizon below 1.
@@ -37,7 +41,19 @@ def aggregation(kind: Aggregate, horizon: int) -> Callable[[Batch], jax.Array]:
     def constant(batch: Batch) -> jax.Array:
         return jnp.where(batch.mask, 1.0 / (count(batch.rollouts) * horizon), 0.0)
 
-    kinds = {"token_mean": token_mean, "sequence_mean": sequence_mean, "constant": constant}
+    def sequence_sum(batch: Batch) -> jax.Array:
+        return jnp.where(batch.mask, 1.0 / count(batch.rollouts), 0.0)
+
+    def token_sum(batch: Batch) -> jax.Array:
+        return batch.mask.astype(jnp.float32)
+
+    kinds = {
+        "token_mean": token_mean,
+        "sequence_mean": sequence_mean,
+        "constant": constant,
+        "sequence_sum": sequence_sum,
+        "token_sum": token_sum,
+    }
     if kind not in kinds:
         raise ValueError(f"aggregate is {kind!r}; expected one of {', '.join(kinds)}")
     return kinds[kind]

@@ -1,10 +1,10 @@
 """Cross-entropy on given tokens: supervised fine-tuning, as one more algorithm."""
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from rl.algorithms.aggregate import Aggregate, aggregation
-from rl.algorithms.base import Algorithm, TokenLoss
+from rl.algorithms.base import Algorithm, Outcomes, TokenLoss
 from rl.ops.logprobs import TokenScores
 from rl.types import Batch, Hyper
 
@@ -19,8 +19,8 @@ def supervised(aggregate: Aggregate = "token_mean", horizon: int = 1024) -> Algo
     return Algorithm(credit=_none, loss=_loss, weights=aggregation(aggregate, horizon), hyper={})
 
 
-def _none(rewards: Float[np.ndarray, "P G"], valid: Bool[np.ndarray, "P G"]) -> Float[np.ndarray, "P G"]:
-    return np.zeros_like(rewards)
+def _none(outcomes: Outcomes) -> Float[np.ndarray, "P G"]:
+    return np.zeros_like(outcomes.rewards)
 
 
 def _loss(scores: TokenScores, batch: Batch, hyper: Hyper) -> TokenLoss:

@@ -1,5 +1,6 @@
 """From a config to values: the environment, the model, the algorithm. Below here nothing knows a config object."""
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -18,6 +19,7 @@ from envs.render import Renderer
 from envs.resolve import load_environment
 from envs.signature import bind
 from rl.algorithms import ALGORITHMS, Algorithm
+from rl.algorithms.compose import TABLES, specialised
 from rl.checkpoint import load_params
 from rl.cli.adapter import with_adapter
 from rl.cli.model import Origin, abstract_params, as_config_error, fresh_params, model_name, model_of_run, open_model
@@ -67,13 +69,39 @@ def make_environment(settings: Mapping[str, Any]) -> Environment:
 
 
 def make_algorithm(settings: Mapping[str, Any]) -> Algorithm:
-    """The algorithm that `algorithm.name` names, with the other keys as its arguments."""
+    """The algorithm that `algorithm.name` names, with the other keys as its arguments.
+
+    A part of it may also be `module:function`, imported from wherever Python finds it.
+    """
     name, arguments = _name_and_arguments("algorithm", settings)
     if name not in ALGORITHMS:
         raise unknown_name("algorithm", name, ALGORITHMS)
-    checked = bind(ALGORITHMS[name], arguments, kind=f"algorithm '{name}'")
+    parts = {kind: imported(arguments[kind], f"algorithm.{kind}") for kind in TABLES if kind in arguments}
     with as_config_error("algorithm"):
-        return ALGORITHMS[name](**checked)
+        factory, taken = specialised(ALGORITHMS[name], {**arguments, **parts})
+    others = {key: value for key, value in taken.items() if key not in parts}
+    checked = bind(factory, others, kind=f"algorithm '{name}'")
+    with as_config_error("algorithm"):
+        return factory(**checked, **parts)
+
+
+def imported(part: Any, key: str) -> Any:
+    """A part of an algorithm, with `module:function` replaced by that function.
+
+    Raises:
+        ConfigError: if there is no such module or no such function.
+    """
+    if isinstance(part, list | tuple):
+        return [imported(each, key) for each in part]
+    if not isinstance(part, str) or ":" not in part:
+        return part
+    module, _, function = part.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{key} is '{part}', but {error}; expected a name, or MODULE:FUNCTION that can be imported"
+        ) from error
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:

@@ -22,6 +22,8 @@ class Segment:
         logprobs: log-probability when sampled; 0 elsewhere.
         advantage: credit of the rollout.
         rollout_tokens: trainable tokens of the whole rollout.
+        starts_rollout: it is the first of its rollout.
+        versions: the policy version each token was sampled with; empty if no policy sampled them.
     """
 
     tokens: list[int]
@@ -29,7 +31,8 @@ class Segment:
     logprobs: list[float]
     advantage: float = 0.0
     rollout_tokens: int = 0
-    starts_rollout: bool = field(default=True)
+    starts_rollout: bool = True
+    versions: list[int] = field(default_factory=list)
 
 
 def segments(trajectory: Trajectory, advantage: float) -> list[Segment]:
@@ -58,6 +61,7 @@ def segments(trajectory: Trajectory, advantage: float) -> list[Segment]:
         segment.tokens += [*new, *c.completion_ids]
         segment.mask += [False] * len(new) + [True] * len(c.completion_ids)
         segment.logprobs += [0.0] * len(new) + list(c.logprobs)
+        segment.versions += [0] * len(new) + list(c.versions or [0] * len(c.completion_ids))
     total = sum(sum(segment.mask) for segment in result)
     for segment in result:
         segment.rollout_tokens = total
@@ -105,11 +109,12 @@ def pack(parts: Sequence[Segment], row_length: int, rows_multiple: int, min_rows
 
 def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int) -> Batch:
     shape = (count, row_length)
-    integers = ("tokens", "positions", "segment_ids", "rollout_tokens")
+    integers = ("tokens", "positions", "segment_ids", "rollout_tokens", "versions")
     floats = ("behaviour_logprobs", "reference_logprobs", "advantages")
     arrays: dict[str, Any] = {name: np.zeros(shape, np.int32) for name in integers}
     arrays |= {name: np.zeros(shape, np.float32) for name in floats}
-    arrays |= {"mask": np.zeros(shape, np.bool_), "rollouts": np.asarray(rollouts, np.int32)}
+    arrays |= {name: np.zeros(shape, np.bool_) for name in ("mask", "chosen")}
+    arrays |= {"rollouts": np.asarray(rollouts, np.int32)}
     batch = Batch(**arrays)
     for r, row in enumerate(rows):
         start = 0
@@ -122,5 +127,6 @@ def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int)
             arrays["behaviour_logprobs"][span] = segment.logprobs
             arrays["advantages"][span] = segment.advantage
             arrays["rollout_tokens"][span] = segment.rollout_tokens
+            arrays["versions"][span] = segment.versions or 0
             start += len(segment.tokens)
     return batch

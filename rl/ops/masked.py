@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from rl.types import Number
+
 
 def masked_sum(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float[Array, ""]:
     """Sum over `mask`; what lies outside may be anything, NaN included, in value and in gradient."""
@@ -12,3 +14,8 @@ def masked_sum(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> F
 def masked_max(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float[Array, ""]:
     """Largest value over `mask`; 0 for an empty mask. Meant for magnitudes."""
     return jnp.where(mask, values, 0.0).max()
+
+
+def clamp(values: Float[Array, "*shape"], limit: Number) -> Float[Array, "*shape"]:
+    """Values within ± `limit`, so that their exponential is finite; what was infinite becomes NaN and is not hidden."""
+    return jnp.where(jnp.isfinite(values), jnp.clip(values, -limit, limit), jnp.nan)

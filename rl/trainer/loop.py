@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from envs.types import Trajectory
-from rl.algorithms.base import Algorithm
+from rl.algorithms.base import Algorithm, Outcomes
 from rl.checkpoint import Checkpoints
 from rl.data.pack import Segment, row_splits, segments
 from rl.models.base import Params
@@ -126,14 +126,33 @@ async def _collected(collect: Collect, step: int) -> tuple[Groups, float]:
     return groups, time.perf_counter() - started
 
 
+def outcomes(groups: Groups) -> Outcomes:
+    """What credit is given by, as arrays; failed rollouts are not valid and read 0."""
+    names = sorted({name for group in groups for t in group for name in t.rewards})
+
+    def table(value: Callable[[Trajectory], float]) -> np.ndarray:
+        return np.array([[0.0 if t.reward is None else value(t) for t in group] for group in groups])
+
+    return Outcomes(
+        rewards=table(lambda t: t.reward or 0.0),
+        valid=table(lambda t: 1.0) > 0,
+        tokens=table(sampled_tokens).astype(np.int64),
+        components={name: table(lambda t, name=name: t.rewards.get(name, 0.0)) for name in names},  # type: ignore[misc]
+    )
+
+
+def sampled_tokens(trajectory: Trajectory) -> int:
+    """How many tokens the policy sampled in a rollout."""
+    return sum(len(turn.completion.completion_ids or ()) for turn in trajectory.turns)
+
+
 def credit(algorithm: Algorithm, groups: Groups) -> list[Segment]:
     """The groups as segments with their advantages; failed rollouts take no part."""
-    rewards = np.array([[0.0 if t.reward is None else t.reward for t in group] for group in groups])
-    valid = np.array([[t.reward is not None for t in group] for group in groups])
-    advantages = algorithm.credit(rewards, valid)
+    ended = outcomes(groups)
+    advantages = algorithm.credit(ended)
     return [
         segment
-        for group, row, usable in zip(groups, advantages, valid, strict=True)
+        for group, row, usable in zip(groups, advantages, ended.valid, strict=True)
         for trajectory, advantage, ok in zip(group, row, usable, strict=True)
         if ok
         for segment in segments(trajectory, float(advantage))
@@ -150,11 +169,10 @@ def observe(groups: Groups, version: int) -> dict[str, float]:
     scored = [t for group in groups for t in group if t.reward is not None]
     values: dict[str, list[float]] = {}
     for t in scored:
-        tokens = [len(turn.completion.completion_ids or ()) for turn in t.turns]
         observed = {
             "reward": float(t.reward or 0.0),
             "turns": len(t.turns),
-            "completion_tokens": sum(tokens),
+            "completion_tokens": sampled_tokens(t),
             "row_splits": row_splits(t),
             "truncated": any(turn.completion.finish_reason == "length" for turn in t.turns),
             **{f"rewards/{name}": value for name, value in t.rewards.items()},

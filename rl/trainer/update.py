@@ -87,6 +87,8 @@ def make_update(
         def loss_of(trained: Params, *rest: Any) -> tuple[jax.Array, Sums]:
             return microbatch_loss(join(trained, frozen), *rest)
 
+        hyper = {**hyper, "version": state.step}
+        batch = algorithm.prepare(batch, hyper)
         loss, (sums, expert_loads), grads = _accumulate(
             jax.value_and_grad(loss_of, has_aux=True),
             state.params,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.algorithms import Algorithm, TokenLoss, dr_grpo, grpo, rloo
+from rl.algorithms import Algorithm, Outcomes, TokenLoss, dr_grpo, grpo, rloo
 from rl.data.pack import Segment, pack
 from rl.ops.logprobs import TokenScores
 from rl.types import Batch
@@ -93,7 +93,7 @@ def test_tokens_outside_the_mask_may_hold_anything() -> None:
     np.testing.assert_array_equal(slopes, [[0.0, -1.0]])
 
 
-REWARDS, VALID = np.array([[1.0, 2.0, 3.0, 6.0]]), np.ones((1, 4), bool)
+OUTCOMES = Outcomes(np.array([[1.0, 2.0, 3.0, 6.0]]), np.ones((1, 4), bool), np.ones((1, 4), int))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ REWARDS, VALID = np.array([[1.0, 2.0, 3.0, 6.0]]), np.ones((1, 4), bool)
     ids=["grpo", "grpo without std", "dr_grpo", "rloo"],
 )
 def test_credit(algorithm: Algorithm, advantages: list[float]) -> None:
-    np.testing.assert_allclose(algorithm.credit(REWARDS, VALID), [advantages], rtol=2e-6, atol=1e-12)
+    np.testing.assert_allclose(algorithm.credit(OUTCOMES), [advantages], rtol=2e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize(

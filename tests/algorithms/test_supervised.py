@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rl.algorithms import supervised
+from rl.algorithms import Outcomes, supervised
 from rl.data.pack import Segment, pack
 from rl.ops.logprobs import TokenScores
 
@@ -15,4 +15,6 @@ def test_negative_log_likelihood_whatever_the_rewards() -> None:
     np.testing.assert_array_equal(token.loss, [[7.0, 0.5]])
     assert float((algorithm.weights(batch) * token.loss).sum()) == 0.5
     assert (token.metrics, algorithm.hyper, algorithm.needs_reference) == ({}, {}, False)
-    np.testing.assert_array_equal(algorithm.credit(np.ones((2, 3)), np.ones((2, 3), bool)), np.zeros((2, 3)))
+    np.testing.assert_array_equal(
+        algorithm.credit(Outcomes(np.ones((2, 3)), np.ones((2, 3), bool), np.ones((2, 3), int))), np.zeros((2, 3))
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rl.cli import conf
 from rl.cli.main import VERBS, main
 
 TRAIN_KEYS = (
@@ -26,8 +27,8 @@ CONFIG_ERRORS = {
     "client=openai": "unknown key 'client'; did you mean 'experiment' or 'checkpoint'?; "
     f"known: {TRAIN_KEYS}; it is a setting of rl eval and rl chat",
     "algoritm=grpo": f"unknown key 'algoritm'; did you mean 'algorithm'?; known: {TRAIN_KEYS}",
-    "algorithm=gpro": "unknown algorithm 'gpro'; did you mean 'grpo' or 'rloo'?; "
-    "known: dr_grpo, grpo, rloo; see rl train --help",
+    "algorithm=gpro": "unknown algorithm 'gpro'; did you mean 'gspo' or 'grpo' or 'gmpo'?; "
+    f"known: {', '.join(conf.options('algorithm'))}; see rl train --help",
     "model=huge": "unknown model 'huge'; known: smollm2_135m, tiny, tiny_qwen3; see rl train --help",
     "hardware=cpu9": "unknown hardware 'cpu9'; did you mean 'cpu' or 'cpu8'?; "
     "known: cpu, cpu8, gpu_1, gpu_8, tpu_v5e_8; see rl train --help",
@@ -63,8 +64,8 @@ EXPERIMENTS = {
     "in experiment/mine.yaml",
     "optimizer: {bs: 1}": "unknown key 'optimizer.bs'; did you mean 'optimizer.b2' or 'optimizer.b1' or "
     f"'optimizer.eps'?; known: {OPTIMIZER_KEYS}; in experiment/mine.yaml",
-    "defaults: [{override /algorithm: ppo}]": "unknown algorithm 'ppo'; did you mean 'grpo'?; "
-    "known: dr_grpo, grpo, rloo; see rl train --help",
+    "defaults: [{override /algorithm: ppo}]": "unknown algorithm 'ppo'; did you mean 'opo' or 'dppo_tv' or 'dppo_kl'?; "
+    f"known: {', '.join(conf.options('algorithm'))}; see rl train --help",
     "defaults: [{env: wordle}]": "an experiment chooses from a group with a slash: "
     "`- override /env: NAME` under `defaults:`",
     "defaults: [{override env: wordle}]": "an experiment chooses from a group with a slash: "
@@ -132,7 +133,8 @@ HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "matplotlib", "pyarrow", "sc
 def test_help_and_config_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     script = f"""if True:
         import sys
-        from rl.cli.main import main
+        from rl.cli import conf
+from rl.cli.main import main
         assert main({arguments!r}) == 0
         heavy = {HEAVY!r} & {{name.partition(".")[0] for name in sys.modules}}
         assert not heavy, heavy

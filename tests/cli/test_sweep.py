@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rl.cli import conf
 from rl.cli.main import main
 from rl.cli.overrides import fixed
 
@@ -49,7 +50,8 @@ def test_what_all_runs_share() -> None:
         (["seed=1,2", "steps=x"], "steps is 'x'; expected a whole number, for example steps=100"),
         (
             ["algorithm=grpo,gpro", "seed=1,2"],
-            "unknown algorithm 'gpro'; did you mean 'grpo' or 'rloo'?; known: dr_grpo, grpo, rloo; see rl train --help",
+            "unknown algorithm 'gpro'; did you mean 'gspo' or 'grpo' or 'gmpo'?; "
+            f"known: {', '.join(conf.options('algorithm'))}; see rl train --help",
         ),
         (
             ["env=reverse_text,wordel"],

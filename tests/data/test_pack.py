@@ -92,7 +92,10 @@ def test_rows_by_hand() -> None:
     np.testing.assert_array_equal(batch.rollout_tokens, [[1, 1, 1, 1, 1, 1], [2, 2, 2, 0, 0, 0]])
     np.testing.assert_array_equal(batch.reference_logprobs, np.zeros((2, 6)))
     assert batch.rollouts == 3
-    assert [str(a.dtype) for a in batch] == ["int32"] * 3 + ["bool"] + ["float32"] * 3 + ["int32"] * 2
+    assert [str(a.dtype) for a in batch] == ["int32"] * 3 + ["bool"] + ["float32"] * 3 + ["int32"] * 2 + [
+        "bool",
+        "int32",
+    ]
 
 
 @pytest.mark.parametrize(

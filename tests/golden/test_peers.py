@@ -65,6 +65,8 @@ def batch_of(case: Case, *, advantages: np.ndarray, old: str = "old_logprobs", e
         advantages=np.broadcast_to(advantages if advantages.ndim == 2 else advantages[:, None], mask.shape),
         rollout_tokens=tokens.astype(np.int32),
         rollouts=np.int32(rollouts),
+        versions=zeros,
+        chosen=zeros > 0,
     )
 
 
@@ -107,7 +109,8 @@ def areal_loss(args: Record, case: Case) -> Outputs | None:
     ours = {"eps_clip", "eps_clip_higher", "rejection_sampling", "proximal", "behave"}
     if not set(args) <= ours or args.get("rejection_sampling") is not None or args.get("behave") != "=proximal":
         return None
-    algorithm = grpo(args["eps_clip"], args.get("eps_clip_higher", args["eps_clip"]))
+    low = args["eps_clip"]
+    algorithm = grpo(clip_low=low, clip_high=args.get("eps_clip_higher", low))
     return outcome(algorithm, case, batch_of(case, advantages=case["advantages"]))
 
 
@@ -124,7 +127,8 @@ def skyrl_loss(args: Record, case: Case) -> Outputs | None:
 
 
 def tinker_loss(args: Record, case: Case) -> Outputs | None:
-    algorithm = grpo(1 - args["clip_low_threshold"], args["clip_high_threshold"] - 1, aggregate="constant", horizon=1)
+    low, high = 1 - args["clip_low_threshold"], args["clip_high_threshold"] - 1
+    algorithm = grpo(clip_low=low, clip_high=high, aggregate="constant", horizon=1)
     batch = batch_of(case, advantages=case["advantages"], old=args["old"])
     return outcome(algorithm, case, batch._replace(rollouts=np.int32(1)))
 

@@ -1,0 +1,118 @@
+"""What may not matter to any algorithm, and what none may be upset by. New ones are found by listing.
+
+The losses alone, without a model: `tests/trainer/test_update.py` holds some of them to the same inside the update.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rl.algorithms import ALGORITHMS, Algorithm
+from rl.algorithms.compose import specialised
+from rl.algorithms.corrections import CORRECTIONS
+from rl.data.pack import Segment, pack
+from rl.ops.logprobs import TokenScores
+from rl.types import Batch
+
+VERSION = 7
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in ALGORITHMS},
+    **{f"grpo+{correction}": ("grpo", {"correction": correction}) for correction in CORRECTIONS},
+    "grpo+kl": ("grpo", {"kl_weight": 0.1, "kl_estimator": "k3+", "kl_unbiased": True, "entropy_weight": 0.01}),
+    "grpo+kl in reward": ("grpo", {"kl_weight": 0.1, "kl_in": "reward"}),
+    "grpo+all": ("grpo", {"correction": list(CORRECTIONS)}),
+    "clip+dual": ("grpo", {"dual_clip": 3.0, "level": "sequence_token", "aggregate": "sequence_sum"}),
+    "cispo over sequences": ("cispo", {"level": "sequence_sum", "proximity": 0.1, "aggregate": "token_sum"}),
+}
+
+
+def make(variant: str) -> Algorithm:
+    name, settings = VARIANTS[variant]
+    factory, taken = specialised(ALGORITHMS[name], settings)
+    return factory(**taken)
+
+
+def sequences(count: int = 10, seed: int = 1) -> list[Segment]:
+    """Sequences of 3 to 8 tokens, a third of them part of the rollout before them; token ids are all different."""
+    rng = np.random.default_rng(seed)
+    parts: list[Segment] = []
+    for n in range(count):
+        size = int(rng.integers(3, 9))
+        mask = [False, True, *(rng.random(size - 2) < 0.6).tolist()]
+        logprobs = [float(p) if m else 0.0 for p, m in zip(-2.0 + 0.3 * rng.normal(size=size), mask, strict=True)]
+        tokens = list(range(10 * n, 10 * n + size))
+        versions = (VERSION - rng.integers(0, 7, size)).tolist()
+        parts.append(Segment(tokens, mask, logprobs, float(rng.normal()), sum(mask), n % 3 != 1, versions))
+    for one, two in itertools.pairwise(parts):
+        if not two.starts_rollout:
+            one.rollout_tokens = two.rollout_tokens = sum(one.mask) + sum(two.mask)
+            two.advantage = one.advantage
+    return parts
+
+
+def packed(parts: Sequence[Segment], rows: int = 8) -> Batch:
+    batch = pack(parts, row_length=16, rows_multiple=rows)
+    assert batch.tokens.shape == (rows, 16)
+    reference = np.where(batch.mask, batch.behaviour_logprobs + 0.1 * np.sin(batch.tokens), 0.0).astype(np.float32)
+    return jax.tree.map(jnp.asarray, batch._replace(reference_logprobs=reference))
+
+
+def outcome(algorithm: Algorithm, drift: jax.Array, batch: Batch, cut: int = 1) -> tuple[float, np.ndarray]:
+    """Loss and gradient by token id, where `drift[id]` is how far the policy has moved since it sampled the token."""
+    assert all(isinstance(value, float) for value in algorithm.hyper.values())
+    hyper = {name: jnp.float32(value) for name, value in algorithm.hyper.items()} | {"version": jnp.int32(VERSION)}
+    whole = algorithm.prepare(batch, hyper)
+    weights = algorithm.weights(whole)
+    per_row = whole._replace(rollouts=jnp.broadcast_to(whole.rollouts, (len(whole.tokens),)))
+    loss, gradient = 0.0, np.zeros(drift.shape, np.float32)
+    for rows in np.split(np.arange(len(whole.tokens)), cut):
+        part = jax.tree.map(lambda a, rows=rows: a[rows], per_row)._replace(rollouts=whole.rollouts)
+
+        def total(drift: jax.Array, part: Batch = part, weights: jax.Array = weights[rows]) -> jax.Array:
+            logprobs = part.behaviour_logprobs + drift[part.tokens]
+            token = algorithm.loss(TokenScores(logprobs, -logprobs), part, hyper)
+            return jnp.where(part.mask, token.loss * weights, 0.0).sum()
+
+        value, slope = jax.value_and_grad(total)(drift)
+        loss, gradient = loss + float(value), gradient + np.asarray(slope)
+    return loss, gradient
+
+
+DRIFT = 0.3 * jax.random.normal(jax.random.key(0), (100,))
+PARTS = sequences()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_neither_packing_nor_cutting_matters(variant: str) -> None:
+    algorithm = make(variant)
+    loss, gradient = outcome(algorithm, DRIFT, packed(PARTS))
+    assert np.isfinite(loss) and np.linalg.norm(gradient) > 1e-4
+    moved = [PARTS[i] for i in np.random.default_rng(5).permutation(len(PARTS))]
+    for batch, cut in ((packed(moved), 1), (packed(PARTS), 4)):
+        again, same = outcome(algorithm, DRIFT, batch, cut)
+        assert abs(again - loss) < 2e-6 * max(1.0, abs(loss))
+        assert np.linalg.norm(same - gradient) < 2e-6 * np.linalg.norm(gradient)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_stay_finite(variant: str) -> None:
+    algorithm = make(variant)
+    silent = Segment([95, 96], [False, False], [0.0, 0.0], 1.0, 0)
+    extreme = jnp.where(jnp.arange(100) % 2 == 0, 50.0, -50.0)
+    for parts, drift in (
+        (PARTS, extreme),
+        (PARTS, jnp.full(100, 50.0)),
+        (PARTS, jnp.full(100, -50.0)),
+        ([*PARTS[:4], silent], DRIFT),  # an empty row of rewards
+        ([silent, silent], DRIFT),  # nothing to train on
+        (PARTS[:1], DRIFT),  # one rollout
+    ):
+        loss, gradient = outcome(algorithm, drift, packed(parts))
+        assert np.isfinite(loss) and np.isfinite(gradient).all()
+        if all(part is silent for part in parts):
+            assert loss == 0 and (gradient == 0).all()

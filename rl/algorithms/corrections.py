@@ -130,8 +130,8 @@ def reject(
 
 
 def opsm(x: Tokens, *, opsm_kl: Number = 0.05) -> Float[Array, "R L"]:
-    """Off-policy sequence masking (DeepSeek-V3.2, arXiv:2512.02556): leaves out sequences with a negative advantage that
-    the policy has already moved away from.
+    """Off-policy sequence masking (DeepSeek-V3.2, arXiv:2512.02556): leaves out sequences with a negative advantage
+    that the policy has already moved away from.
 
     Args:
         opsm_kl: mean over the sequence of `log sampler - log trainer` (nats) up to which it is kept.

@@ -238,8 +238,8 @@ def ipo(
 def dro(
     x: Tokens, *, proximity: Number = 0.1, level: Level = "token", log_ratio_limit: Number = float("inf")
 ) -> TokenLoss:
-    """`-(A log p - proximity / 2 (log r)^2)`: a square holds the policy near the old one, without weights or clips (DRO,
-    arXiv:2405.19107; over the sequence, Kimi K1.5, arXiv:2501.12599).
+    """`-(A log p - proximity / 2 (log r)^2)`: a square holds the policy near the old one, without weights or clips
+    (DRO, arXiv:2405.19107; over the sequence, Kimi K1.5, arXiv:2501.12599).
 
     Args:
         proximity: weight of the squared log-ratio.
@@ -257,7 +257,7 @@ def dro(
 def topr(x: Tokens, *, level: Level = "sequence_sum", log_ratio_limit: Number = 20.0) -> TokenLoss:
     """`-A log p` for what was good, `-sg(min(r, 1)) A log p` for what was bad (TOPR, arXiv:2503.14286).
 
-    Good answers are learned as in SFT however old they are; bad ones are unlearned as far as the policy still gives them.
+    Good answers are learned as in SFT however old they are; bad ones are unlearned while the policy still gives them.
 
     Args:
         level: of the ratio: token, sequence, sequence_token or sequence_sum.

@@ -133,8 +133,7 @@ HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "matplotlib", "pyarrow", "sc
 def test_help_and_config_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     script = f"""if True:
         import sys
-        from rl.cli import conf
-from rl.cli.main import main
+        from rl.cli.main import main
         assert main({arguments!r}) == 0
         heavy = {HEAVY!r} & {{name.partition(".")[0] for name in sys.modules}}
         assert not heavy, heavy

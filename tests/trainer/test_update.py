@@ -127,7 +127,7 @@ PARTS = sequences(12, V)
 
 
 SHAPES = ["grpo", "gspo", "kl_cov"]
-"""One algorithm of each shape: tokens, sequences, the whole batch; tests/algorithms has them all, without the update."""
+"""One algorithm of each shape: tokens, sequences, the whole batch; tests/algorithms has all, without the update."""
 
 
 @pytest.fixture(scope="module", params=SHAPES)

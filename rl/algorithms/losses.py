@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rl.algorithms.base import Loss, TokenLoss, Tokens
-from rl.ops.masked import clamp
+from rl.ops.masked import clamp, magnitude
 from rl.ops.segments import segment_mean, segment_sum
 from rl.types import Number
 
@@ -320,7 +320,7 @@ def kl_cov(x: Tokens, *, chosen_kl_weight: Number = 1.0, log_ratio_limit: Number
         log_ratio_limit: log-ratios (nats) are clamped to ± this.
     """
     log_ratio = log_ratios(x, "token", log_ratio_limit)
-    held = jnp.where(x.chosen, chosen_kl_weight * jnp.abs(log_ratio), 0.0)
+    held = jnp.where(x.chosen, chosen_kl_weight * magnitude(log_ratio), 0.0)
     return TokenLoss(held - x.advantages * jnp.exp(log_ratio), {})
 
 

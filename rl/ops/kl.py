@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rl.ops.masked import magnitude
+
 KLEstimator = Literal["k1", "k2", "k3", "abs", "k1+", "k3+"]
 KL_ESTIMATORS: tuple[str, ...] = get_args(KLEstimator)
 
@@ -43,7 +45,7 @@ def kl_estimate(
     elif estimator == "k2":
         value = square
     elif estimator == "abs":
-        value = jnp.abs(difference)
+        value = magnitude(difference)
     else:
         if difference_limit is not None:
             difference = jnp.clip(difference, -difference_limit, difference_limit)

@@ -16,6 +16,11 @@ def masked_max(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> F
     return jnp.where(mask, values, 0.0).max()
 
 
+def magnitude(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The absolute value, with a gradient of 0 at 0, where a policy is while on policy; that of jax is 1 there."""
+    return jnp.sign(values) * values
+
+
 def clamp(values: Float[Array, "*shape"], limit: Number) -> Float[Array, "*shape"]:
     """Values within ± `limit`, so that their exponential is finite; what was infinite becomes NaN and is not hidden."""
     return jnp.where(jnp.isfinite(values), jnp.clip(values, -limit, limit), jnp.nan)

@@ -72,7 +72,7 @@ test-parity: .venv-peer-torch/.ready $(READY) ## logits beside those of Hugging 
 	PARITY_PYTHON=$(abspath .venv-peer-torch/bin/python) $(BIN)/pytest tests/parity/compare.py tests/parity/compare_peft.py tests/parity/compare_exports.py $(args)
 
 test-sglang: $(SGLANG)/.ready $(READY) ## tests that start a real SGLang server, one at a time
-	$(BIN)/pytest tests/sglang -m sglang $(args)
+	$(BIN)/pytest tests/sglang tests/contracts/test_engines.py -m sglang $(args)
 
 bubblewrap: ## what sandboxes are made of, from the distribution (apt-get, as root) if it is missing
 	@command -v bwrap >/dev/null || { apt-get update -qq && apt-get install -y -qq bubblewrap; } >/dev/null 2>&1 || \

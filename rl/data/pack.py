@@ -50,7 +50,8 @@ def segments(trajectory: Trajectory, advantage: float) -> list[Segment]:
         if c.prompt_ids is None or c.completion_ids is None or c.logprobs is None:
             raise ConfigError(
                 f"turn {index} of task '{trajectory.task.id}' has no tokens or log-probabilities to train on; "
-                "training needs a client that records them (the engine's)"
+                "training needs a client that records them (the engine's), and SGLang does not know those of truncated "
+                "sampling (top_p, top_k, min_p)"
             )
         known = result[-1].tokens if result else []
         if not result or list(c.prompt_ids[: len(known)]) != known:

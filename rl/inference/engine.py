@@ -57,8 +57,10 @@ class Generation:
 
     Attributes:
         ids: the tokens.
-        logprobs: under exactly the distribution sampled from: temperature, truncation and all.
-        plain_logprobs: under the model's own distribution: temperature 1, nothing truncated.
+        logprobs: under exactly the distribution sampled from: temperature, truncation and all. NaN where the engine
+            cannot tell: SGLang leaves truncation out.
+        plain_logprobs: under the model's own distribution: temperature 1, nothing truncated. NaN where the engine
+            cannot tell: SGLang knows one temperature per request.
         versions: the policy version each was sampled with.
         finish_reason: None while more is to come.
         stopped_by: the stop id or stop text that ended it.

@@ -1,5 +1,6 @@
 """A message-level client over a token-level engine: what a harness talks to while the policy is trained."""
 
+import math
 import secrets
 from collections.abc import Sequence
 
@@ -31,7 +32,7 @@ class EngineClient:
             finish_reason=finish_reason(generation, message),
             prompt_ids=prompt_ids,
             completion_ids=generation.ids,
-            logprobs=generation.logprobs,
+            logprobs=None if any(map(math.isnan, generation.logprobs)) else generation.logprobs,
             versions=generation.versions,
             usage={"prompt_tokens": len(prompt_ids), "completion_tokens": len(generation.ids)},
         )

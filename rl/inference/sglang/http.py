@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import aiohttp
@@ -27,11 +27,12 @@ class Unreachable(EngineError):
 
     Attributes:
         refused: the server never got the request.
+        silent: it got it, and has said nothing for as long as it may.
     """
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    def __init__(self, message: str, *, refused: bool = False, silent: bool = False) -> None:
         super().__init__(message)
-        self.refused = refused
+        self.refused, self.silent = refused, silent
 
 
 class Rejected(EngineError):
@@ -85,9 +86,14 @@ class Http:
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        words: bool = False,
     ) -> Any:
-        """As `get`, but asked once: whether it may be asked again, the caller knows."""
-        return await self._ask("POST", url, path, body or {}, timeout, headers or {})
+        """As `get`, but asked once: whether it may be asked again, the caller knows.
+
+        Args:
+            words: the answer may be plain words, which are returned as text.
+        """
+        return await self._ask("POST", url, path, body or {}, timeout, headers or {}, words)
 
     async def events(
         self,
@@ -97,7 +103,7 @@ class Http:
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """The events of an answer that is a stream, each as JSON, up to `[DONE]`.
 
         Raises:
@@ -154,6 +160,7 @@ class Http:
         body: Mapping[str, Any] | None,
         timeout: float | None,
         headers: Mapping[str, str],
+        words: bool = False,
     ) -> Any:
         where = f"{url}{path}"
         try:
@@ -163,20 +170,17 @@ class Http:
             raise self._unreachable(where, error, timeout) from error
         if response.status >= 400:
             raise _rejected(where, response.status, text)
-        return _parsed(where, text) if text.strip() and _is_json(response) else None
+        if words and response.content_type != "application/json":
+            return text
+        return _parsed(where, text) if text.strip() else None
 
     def _unreachable(self, where: str, error: Exception, timeout: float | None) -> Unreachable:
         if isinstance(error, aiohttp.ClientConnectorError):
             return Unreachable(f"nobody answers at {where}: {error.os_error}; does the server run?", refused=True)
         if isinstance(error, TimeoutError):
             silence = self._timeout if timeout is None else timeout
-            return Unreachable(f"{where} said nothing for {silence:g} s")
+            return Unreachable(f"{where} said nothing for {silence:g} s", silent=True)
         return Unreachable(f"the connection to {where} broke: {error or type(error).__name__}")
-
-
-def _is_json(response: aiohttp.ClientResponse) -> bool:
-    """SGLang confirms some requests in plain words, which say nothing beyond the status."""
-    return response.content_type != "text/plain"
 
 
 def _parsed(where: str, text: str) -> Any:

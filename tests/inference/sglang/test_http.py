@@ -44,7 +44,8 @@ async def app() -> AsyncIterator[tuple[str, list[str]]]:
     app = web.Application()
     app[ASKED] = asked = []
     app.router.add_get("/ok", fine)
-    app.router.add_get("/words", words)
+    app.router.add_get("/nothing", nothing)
+    app.router.add_post("/words", words)
     app.router.add_get("/page", page)
     app.router.add_post("/refused", refused)
     app.router.add_get("/flaky", flaky)
@@ -68,6 +69,10 @@ async def fine(request: web.Request) -> web.Response:
     return web.json_response({"a": [1, None]})
 
 
+async def nothing(request: web.Request) -> web.Response:
+    return web.Response()
+
+
 async def words(request: web.Request) -> web.Response:
     return web.Response(text="done")
 
@@ -85,7 +90,8 @@ async def http() -> AsyncIterator[Http]:
 
 async def test_answers(http: Http, app: tuple[str, list[str]]) -> None:
     assert await http.get(app[0], "/ok") == {"a": [1, None]}
-    assert await http.get(app[0], "/words") is None
+    assert await http.get(app[0], "/nothing") is None
+    assert await http.post(app[0], "/words", words=True) == "done"
 
 
 @pytest.mark.parametrize(

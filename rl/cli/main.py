@@ -20,6 +20,7 @@ VERBS = {  # name -> (module with `run(arguments) -> exit code`, what it does)
     "report": ("rl.cli.report", "write the report of a run or a sweep"),
     "export": ("rl.cli.export", "write a run's weights as a Hugging Face directory"),
     "envs": ("rl.cli.envs", "list the environments, or describe one"),
+    "view": ("rl.cli.view", "look at a run's rollouts"),
     "env": ("rl.cli.env", "begin, validate or replay an environment"),
 }
 

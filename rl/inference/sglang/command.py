@@ -109,7 +109,8 @@ def server_command(
         tensor_parallel: GPUs that share each layer.
         data_parallel: copies of the model in one server.
         memory_fraction: share of the device's memory for weights and cache; None: SGLang's choice (0.3 on a CPU).
-        index: which of several servers on this machine: on GPUs, each takes the next `tensor_parallel * data_parallel`.
+        index: which of several servers on this machine: on GPUs, each takes the next `tensor_parallel * data_parallel`,
+            from `base-gpu-id` in `arguments` on.
         threads: OpenMP threads on a CPU. With two on two cores, SGLang draws one token a second.
         arguments: further flags by their name, with or without dashes in front; they override those above.
 
@@ -131,7 +132,11 @@ def server_command(
         flags["data-parallel-size"] = data_parallel
     if memory_fraction is not None:
         flags["mem-fraction-static"] = memory_fraction
-    flags |= {name.lstrip("-").replace("_", "-"): value for name, value in (arguments or {}).items()}
+    given = {name.lstrip("-").replace("_", "-"): value for name, value in (arguments or {}).items()}
+    first = given.pop("base-gpu-id", None)
+    if first is not None and platform == "cuda":
+        flags["base-gpu-id"] = int(first) + index * tensor_parallel * data_parallel
+    flags |= given
     return Command((str(python), "-m", "sglang.launch_server", *_words(flags)), settings)
 
 

@@ -49,6 +49,16 @@ def test_the_second_server_of_a_node_with_gpus() -> None:
     assert command.settings == {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
+def test_the_gpus_of_several_servers_follow_the_first_one_that_is_given() -> None:
+    argv = [
+        server_command(
+            PYTHON, MODEL, port=1, platform="cuda", tensor_parallel=2, index=index, arguments={"base_gpu_id": 4}
+        ).argv
+        for index in range(2)
+    ]
+    assert [words[words.index("--base-gpu-id") + 1] for words in argv] == ["4", "6"]
+
+
 def test_arguments_override_and_take_away() -> None:
     arguments = {
         "--max-total-tokens": 512,

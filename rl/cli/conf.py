@@ -1,5 +1,6 @@
 """What there is in `conf/`, found by listing: its groups, their options and what each says about itself."""
 
+import re
 from pathlib import Path
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -23,6 +24,12 @@ def groups() -> list[str]:
 def options(group: str) -> list[str]:
     """The choices that a group has."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def meanings(group: str, option: str) -> dict[str, str]:
+    """The comments behind the settings of an option's file: what each is, with its unit."""
+    text = (CONF / group / f"{option}.yaml").read_text("utf-8")
+    return dict(re.findall(r"^(\w+): .*? # (.+)$", text, re.MULTILINE))
 
 
 def headline(group: str, option: str) -> str:

@@ -1,11 +1,13 @@
 """What the verbs that run experiments have in common: flags, overrides, one run or many."""
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from envs.errors import ConfigError
+from rl.cli import conf
 
 if TYPE_CHECKING:
     from rl.cli.compose import Composed
@@ -51,9 +53,23 @@ def composed_or_shown(verb: str, flags: argparse.Namespace) -> "Composed[Any] | 
 
     composed = compose(verb, settings_of(flags))
     if flags.cfg:
-        print(composed.text, end="")
+        print(annotated(composed.text), end="")
         return None
     return composed
+
+
+def annotated(text: str) -> str:
+    """A composed config with what each setting of its algorithm is, as comments."""
+    section = re.search(r"^algorithm:\n((?:  .*\n)*)", text, re.MULTILINE)
+    name = re.search(r"^  name: (\w+)$", section[1], re.MULTILINE) if section else None
+    if section is None or name is None or name[1] not in conf.options("algorithm"):
+        return text
+    means = conf.meanings("algorithm", name[1])
+
+    def line(setting: re.Match[str]) -> str:
+        return f"{setting[0]} # {means[setting[1]]}" if setting[1] in means else setting[0]
+
+    return text.replace(section[1], re.sub(r"^  (\w+): .*$", line, section[1], flags=re.MULTILINE))
 
 
 def settings_of(flags: argparse.Namespace) -> list[str]:

@@ -19,6 +19,7 @@ VERBS = {  # name -> (module with `run(arguments) -> exit code`, what it does)
     "serve": ("rl.cli.serve", "serve a model over HTTP, as SGLang and OpenAI do"),
     "report": ("rl.cli.report", "write the report of a run or a sweep"),
     "export": ("rl.cli.export", "write a run's weights as a Hugging Face directory"),
+    "algorithms": ("rl.cli.algorithms", "list the algorithms, or describe one"),
     "envs": ("rl.cli.envs", "list the environments, or describe one"),
     "view": ("rl.cli.view", "look at a run's rollouts"),
     "env": ("rl.cli.env", "begin, validate or replay an environment"),
@@ -83,7 +84,7 @@ def dispatch(arguments: list[str]) -> int:
 
 def help_text() -> str:
     """What `rl --help` says."""
-    return HELP.format(verbs="\n".join(f"  {verb:<8}{does}" for verb, (_, does) in VERBS.items()))
+    return HELP.format(verbs="\n".join(f"  {verb:<12}{does}" for verb, (_, does) in VERBS.items()))
 
 
 def _red(text: str) -> str:

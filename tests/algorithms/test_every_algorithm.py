@@ -99,7 +99,17 @@ def test_neither_packing_nor_cutting_matters(variant: str) -> None:
         assert np.linalg.norm(same - gradient) < 2e-6 * np.linalg.norm(gradient)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+def different_losses() -> list[str]:
+    """Variants of which no other differs in credit and numbers alone."""
+    found: dict[str, str] = {}
+    for variant, (name, settings) in VARIANTS.items():
+        chosen = {**ALGORITHMS[name].chosen, **settings}  # type: ignore[attr-defined]
+        chosen = {k: v for k, v in chosen.items() if k not in ("credit", "normalise_std") and not isinstance(v, float)}
+        found.setdefault(str(sorted(chosen.items(), key=str)), variant)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("variant", different_losses())
 def test_gradients_stay_finite(variant: str) -> None:
     algorithm = make(variant)
     silent = Segment([95, 96], [False, False], [0.0, 0.0], 1.0, 0)

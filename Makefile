@@ -21,7 +21,7 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smollm2 sglang test test-parity test-sglang bubblewrap test-sandbox check docs format bench peers bench-peers lock clean
+.PHONY: help setup demo smollm2 sglang test test-parity test-sglang bubblewrap test-sandbox docs check format bench peers bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile

@@ -95,5 +95,5 @@ def test_an_algorithm_is_one_function_and_one_file(tmp_path: Path, monkeypatch: 
 
 
 def test_a_function_that_is_not_there_is_named() -> None:
-    with pytest.raises(Exception, match="algorithm.loss is 'nowhere:loss', but No module named 'nowhere'"):
+    with pytest.raises(Exception, match=r"algorithm\.loss is 'nowhere:loss', but No module named 'nowhere'"):
         make_algorithm({"name": "custom", "loss": "nowhere:loss"})

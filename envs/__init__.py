@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from envs.clients.base import Client
     from envs.clients.openai import OpenAIClient
     from envs.clients.scripted import ScriptedClient
+    from envs.code_score import code_tests
     from envs.environment import Environment, Harness
     from envs.errors import ConfigError, ContextLengthError, InfrastructureError, TasksetError, UpswingError
     from envs.evaluation import Evaluation, evaluate, paired_gain
@@ -61,6 +62,7 @@ _HOMES = {
     "envs.clients.base": ["Client"],
     "envs.clients.openai": ["OpenAIClient"],
     "envs.clients.scripted": ["ScriptedClient"],
+    "envs.code_score": ["code_tests"],
     "envs.environment": ["Environment", "Harness"],
     "envs.errors": ["ConfigError", "ContextLengthError", "InfrastructureError", "TasksetError", "UpswingError"],
     "envs.evaluation": ["Evaluation", "evaluate", "paired_gain"],
@@ -141,6 +143,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Price",
     "boxed",
     "code_block",
+    "code_tests",
     "exact",
     "json_value",
     "judge",

@@ -43,7 +43,7 @@ def begin(job: Job) -> Play:
         environment: Any = vf.ToolEnv(tools=[lookup], max_turns=4, eval_dataset=dataset, rubric=rubric)
     else:
         environment = vf.SingleTurnEnv(eval_dataset=dataset, rubric=rubric)
-    client = vf.ClientConfig(api_key_var="INSTANT_KEY", api_base_url=job["url"], max_retries=0)
+    client = vf.ClientConfig(api_key_var="INSTANT_KEY", api_base_url=job["url"], connect_timeout=60.0)
     sampling = {"max_tokens": 64, "temperature": 1.0, "logprobs": True, "extra_body": {"return_token_ids": True}}
 
     def play(number: int) -> int:

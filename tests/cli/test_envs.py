@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from envs.resolve import list_environments
 from rl.cli.main import main
 
 
@@ -55,7 +56,8 @@ def test_an_environment_of_ones_own_is_a_folder(
     [
         (
             ["wordel"],
-            "unknown environment 'wordel'; did you mean 'wordle'?; known: reverse_text, wordle; "
+            "unknown environment 'wordel'; did you mean 'wordle'?; "
+            f"known: {', '.join(info.name for info in list_environments())}; "
             "a folder is given as a path, like ./my_environment",
         ),
         (["wordle", "max_gueses=3"], "environment 'wordle' has no argument 'max_gueses'; did you mean 'max_guesses'?"),

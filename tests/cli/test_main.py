@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from envs.resolve import list_environments
 from rl.cli import conf
 from rl.cli.main import VERBS, main
 
@@ -17,6 +18,8 @@ OPTIMIZER_KEYS = (
     "optimizer.b1, optimizer.b2, optimizer.eps, optimizer.expert_bias_rate, optimizer.final_lr, optimizer.lr, "
     "optimizer.max_grad_norm, optimizer.schedule, optimizer.warmup, optimizer.weight_decay"
 )
+
+ENVIRONMENTS = ", ".join(info.name for info in list_environments())
 
 CONFIG_ERRORS = {
     "optimizer.lrr=1": "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr' or 'optimizer.b2' or 'optimizer.b1'?; "
@@ -33,8 +36,8 @@ CONFIG_ERRORS = {
     "hardware=cpu9": "unknown hardware 'cpu9'; did you mean 'cpu' or 'cpu8'?; "
     "known: cpu, cpu8, gpu_1, gpu_8, tpu_v5e_8; see rl train --help",
     "optimizer=3": "unknown optimizer '3'; known: adamw",
-    "env=revrse_text": "unknown environment 'revrse_text'; did you mean 'reverse_text'?; known: reverse_text, wordle; "
-    "a folder is given as a path, like ./my_environment",
+    "env=revrse_text": "unknown environment 'revrse_text'; did you mean 'reverse_text'?; "
+    f"known: {ENVIRONMENTS}; a folder is given as a path, like ./my_environment",
     "optimizer.lr=abc": "optimizer.lr is 'abc'; expected a number, for example optimizer.lr=0.0003",
     "optimizer.lr=null": "optimizer.lr is null; expected a number, for example optimizer.lr=0.0003",
     "optimizer.lr.x=1": "optimizer.lr has no keys of its own; expected a number, for example optimizer.lr=0.0003",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from envs.resolve import list_environments
 from rl.cli import conf
 from rl.cli.main import main
 from rl.cli.overrides import fixed
@@ -55,7 +56,8 @@ def test_what_all_runs_share() -> None:
         ),
         (
             ["env=reverse_text,wordel"],
-            "unknown environment 'wordel'; did you mean 'wordle'?; known: reverse_text, wordle; "
+            "unknown environment 'wordel'; did you mean 'wordle'?; "
+            f"known: {', '.join(info.name for info in list_environments())}; "
             "a folder is given as a path, like ./my_environment",
         ),
     ],

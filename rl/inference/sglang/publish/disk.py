@@ -86,6 +86,9 @@ class Disk:
         await self.transfer(snapshot, urls)
         return await each(urls, lambda url: self._http.post(url, "/update_weights_from_disk", body))
 
+    async def forget(self, url: str) -> None:
+        return None
+
     async def discard(self, snapshot: Published) -> None:
         if self._writers.number == 0:
             await asyncio.to_thread(remove, snapshot.folder)

@@ -80,6 +80,9 @@ class Distributed:
             await self._leave()
         return failures
 
+    async def forget(self, url: str) -> None:
+        await self._leave()
+
     async def discard(self, snapshot: SharedTensors) -> None:
         remove(snapshot.path)
 

@@ -32,6 +32,9 @@ EXPERT = re.compile(r"(.*\.experts\.)(?:\d+\.)?(gate_proj|up_proj|gate_up_proj|d
 DERIVED = re.compile(r".*(rotary_emb|inv_freq|cos_sin_cache|embed_scale|normalizer|[kv]_scale|input_scale).*")
 """What servers work out for themselves, or learn from elsewhere."""
 
+VOCABULARY, PADDED = ("model.embed_tokens.weight", "lm_head.weight"), 64
+"""What a server adds rows of zeros to, and of how many there is a multiple then."""
+
 SHOWN = 8
 
 
@@ -80,6 +83,8 @@ def checksums(tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, str]:
     """
     found: dict[str, Any] = {}
     for name, tensor in tensors:
+        if name in VOCABULARY:
+            tensor = np.pad(tensor, ((0, -len(tensor) % PADDED), (0, 0)))
         found.setdefault(server_name(name), hashlib.sha256()).update(
             np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
         )

@@ -65,10 +65,10 @@ class Publisher(Generic[S]):
         way: how the weights get there.
         http: asks the servers; its time-out has to be enough to load weights.
         names: of the tensors that are sent; None: they are not compared with the servers', because not all are sent.
-        pause: what happens to requests under way. "in_place" keeps their keys and values, "retract" has them read anew
-            with the new weights, "abort" ends them.
-        flush: have servers forget what they keep of finished requests. Refused by servers that keep requests under way
-            in place.
+        pause: what happens to requests under way. "retract" has them read anew with the new weights, "in_place" keeps
+            their keys and values, "abort" ends them.
+        flush: have servers forget what they keep of finished requests; otherwise the next prompt that begins like one
+            of them is not read with these weights. Servers refuse it while they keep requests in place.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class Publisher(Generic[S]):
         http: Http,
         *,
         names: Sequence[str] | None,
-        pause: PauseMode = "in_place",
-        flush: bool = False,
+        pause: PauseMode = "retract",
+        flush: bool = True,
     ) -> None:
         self._way, self._http, self._names = way, http, names
         self._pause, self._flush = pause, flush
@@ -146,6 +146,7 @@ class Publisher(Generic[S]):
                 return
             self._known.pop(url, None)
             self._checked.discard(url)
+            await self._way.forget(url)
             await self._check(url)
             await self._way.transfer(self._newest.snapshot, [url])
             gone, refused = await self._switch(self._newest, [url])
@@ -177,7 +178,8 @@ class Publisher(Generic[S]):
         """Pauses servers, has them take a version and lets them go on; returns those that are gone and that refused."""
         failed = await each(urls, lambda url: self._http.post(url, "/pause_generation", {"mode": self._pause}))
         paused = [url for url in urls if url not in failed]
-        failed |= await self._way.commit(made.snapshot, paused, made.number, flush=self._flush)
+        if paused:
+            failed |= await self._way.commit(made.snapshot, paused, made.number, flush=self._flush)
         lost: Mapping[str, EngineError] = {}
         if back := [url for url, error in failed.items() if url in paused and not isinstance(error, Unreachable)]:
             lost = await self._back(back)

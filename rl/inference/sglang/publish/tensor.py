@@ -61,6 +61,9 @@ class Tensor:
 
         return await each(urls, give)
 
+    async def forget(self, url: str) -> None:
+        self._ranks.pop(url, None)
+
     async def discard(self, snapshot: SharedTensors) -> None:
         remove(snapshot.path)
 

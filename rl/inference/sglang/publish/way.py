@@ -67,6 +67,10 @@ class Way(Protocol[S]):
         """
         ...
 
+    async def forget(self, url: str) -> None:
+        """A server was started anew: whatever was arranged with it before is gone."""
+        ...
+
     async def discard(self, snapshot: S) -> None:
         """Removes what `prepare` made."""
         ...

@@ -261,3 +261,21 @@ class ServeConfig:
     log_requests: bool = False  # a line per request
     score: bool = True  # score prompts (logprob_start_len); keeps the weights a second time
     seed: int = 0  # of fresh weights
+
+
+@dataclass
+class ParityConfig:
+    """`rl parity`: the engine's log-probabilities beside the trainer's."""
+
+    env: dict[str, Any] = field(default_factory=dict)  # its tasks are the prompts
+    model: ModelConfig = field(default_factory=ModelConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    run: str | None = None  # a run directory whose model, with its newest weights, is compared
+    split: str = "eval"
+    tasks: int = 16  # prompts
+    temperature: float = 1.0  # divides the logits, in both
+    max_tokens: int = 64  # per completion
+    fail_above: float | None = None  # nats: a larger difference than this is a failure, exit code 1
+    out: str | None = None  # folder of the numbers and the plot; None: a new one under runs/
+    seed: int = 0

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl.cli.conf import CONF
 from rl.cli.explain import explained
-from rl.config import ChatConfig, EvalRunConfig, ServeConfig, SftConfig, TrainConfig
+from rl.config import ChatConfig, EvalRunConfig, ParityConfig, ServeConfig, SftConfig, TrainConfig
 
 T = TypeVar("T")
 
@@ -21,6 +21,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "eval": EvalRunConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
+    "parity": ParityConfig,
 }
 """The root configs and the dataclass that each must fit."""
 

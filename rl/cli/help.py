@@ -6,7 +6,7 @@ from typing import Any
 
 from rl.cli import conf
 from rl.cli.launch import FLAGS
-from rl.config import ChatConfig, EvalRunConfig, ServeConfig, SftConfig, TrainConfig
+from rl.config import ChatConfig, EvalRunConfig, ParityConfig, ServeConfig, SftConfig, TrainConfig
 
 PAGES = {
     "train": (TrainConfig, "Warm start, evaluate, reinforce, evaluate: one run directory with everything in it."),
@@ -14,6 +14,7 @@ PAGES = {
     "eval": (EvalRunConfig, "Evaluate a model in an environment: our own engine, or any OpenAI-compatible server."),
     "chat": (ChatConfig, "Talk to a model in the terminal. Ctrl-C stops an answer, Ctrl-D leaves."),
     "serve": (ServeConfig, "Serve a model over HTTP: SGLang's native routes and OpenAI's. docs/serving.md lists them."),
+    "parity": (ParityConfig, "Score the same tokens with the engine that drew them and with the trainer."),
 }
 
 EXAMPLES = {
@@ -46,6 +47,11 @@ EXAMPLES = {
         rl serve run=runs/NAME port=0 log_requests=true
         rl serve model=smollm2_135m
         rl serve model=tiny host=0.0.0.0 api_key_env=SERVE_KEY inference.slots=64
+        """,
+    "parity": """\
+        rl parity model=tiny
+        rl parity model=smollm2_135m tasks=8 max_tokens=32
+        rl parity run=runs/NAME fail_above=1e-3
         """,
 }
 
@@ -124,6 +130,15 @@ KNOBS = {  # key -> what it is, with its unit
         "drain": "seconds that requests under way get when the server is told to end",
         "log_requests": "print a line per request",
         "score": "score prompts, logprob_start_len; keeps the weights a second time",
+    },
+    "parity": {
+        "run": "folder of a run whose newest weights are compared",
+        "tasks": "prompts",
+        "temperature": "divides the logits, in both",
+        "max_tokens": "tokens per completion, at most",
+        "fail_above": "nats; a larger difference is a failure",
+        "out": "folder of the numbers and the plot; null makes a new one under runs/",
+        "seed": "decides everything random",
     },
 }
 

@@ -17,6 +17,7 @@ VERBS = {  # name -> (module with `run(arguments) -> exit code`, what it does)
     "eval": ("rl.cli.eval", "evaluate a model in an environment"),
     "chat": ("rl.cli.chat", "talk to a model in the terminal"),
     "serve": ("rl.cli.serve", "serve a model over HTTP, as SGLang and OpenAI do"),
+    "parity": ("rl.cli.parity", "hold an engine's log-probabilities against the trainer's"),
     "report": ("rl.cli.report", "write the report of a run or a sweep"),
     "export": ("rl.cli.export", "write a run's weights as a Hugging Face directory"),
     "algorithms": ("rl.cli.algorithms", "list the algorithms, or describe one"),

@@ -17,7 +17,13 @@ COLOURS = ("#1d5fc4", "#d06a1d", "#1b7a45", "#8e44a0", "#b3362a", "#0f8390", "#9
 
 
 def save_curves(
-    path: Path, title: str, subtitle: str, unit: str, lines: Sequence[Line], markers: Sequence[Marker] = ()
+    path: Path,
+    title: str,
+    subtitle: str,
+    unit: str,
+    lines: Sequence[Line],
+    markers: Sequence[Marker] = (),
+    x_label: str = "update",
 ) -> None:
     """Draw curves over updates with the markers of the evaluations.
 
@@ -28,6 +34,7 @@ def save_curves(
         unit: the label of the vertical axis.
         lines: styles as in `rl.report.chart.Line`.
         markers: held-out evaluations.
+        x_label: the label of the horizontal axis.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -44,7 +51,7 @@ def save_curves(
         _draw_marker(axis, marker)
     if not lines:
         axis.text(0.5, 0.5, "no training update yet", transform=axis.transAxes, ha="center", color=SOFT)
-    _dress(figure, axis, title, subtitle, unit)
+    _dress(figure, axis, title, subtitle, unit, x_label)
     _legend(axis, many)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a script that the font lacks is drawn as boxes
@@ -78,17 +85,19 @@ def _draw_marker(axis: "Axes", marker: Marker) -> None:
     )
 
 
-def _dress(figure: "Figure", axis: "Axes", title: str, subtitle: str, unit: str) -> None:
+def _dress(figure: "Figure", axis: "Axes", title: str, subtitle: str, unit: str, x_label: str) -> None:
     """Titles, labels, grid and legend. Foreign text is never read as a formula."""
     figure.text(
         0.021, 0.945, _short(title, 90), fontsize=13, fontweight="bold", color=INK, va="center", parse_math=False
     )
     figure.text(0.021, 0.885, _short(subtitle, 125), fontsize=9.5, color=SOFT, va="center", parse_math=False)
-    axis.set_xlabel("update", color=SOFT, fontsize=9, loc="right")
+    axis.set_xlabel(x_label, color=SOFT, fontsize=9, loc="right")
     axis.set_ylabel(printable(unit), color=SOFT, fontsize=9, loc="top", parse_math=False)
     axis.grid(axis="y", color=RULE, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.margins(x=0.015)
+    if max(map(abs, axis.get_ylim())) < 1e-3:  # a power of ten above the axis would lie over the legend
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.1e}" if value else "0")
     axis.tick_params(colors=SOFT, labelsize=9, length=0)
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)

@@ -30,7 +30,7 @@ def verb_with(group: str) -> str:
 
 
 def test_every_root_config_has_a_schema() -> None:
-    assert set(conf.roots()) == set(SCHEMAS) == {"train", "sft", "eval", "chat", "serve"}
+    assert set(conf.roots()) == set(SCHEMAS) == {"train", "sft", "eval", "chat", "serve", "parity"}
 
 
 @pytest.mark.parametrize(("verb", "kind"), list(SCHEMAS.items()))

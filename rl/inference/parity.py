@@ -84,7 +84,9 @@ async def measure(
     agreed = [await asyncio.to_thread(scorer, one) for one in greedy]
     pairs = zip(agreed, greedy, strict=True)
     likeliest = np.concatenate([top == np.asarray(one.ids) for (_, top), one in pairs])
-    return compare([one.logprobs for one in drawn], [logprobs for logprobs, _ in scored], float(likeliest.mean()))
+    return compare(
+        [one.logprobs for one in drawn], [logprobs.tolist() for logprobs, _ in scored], float(likeliest.mean())
+    )
 
 
 def compare(engine: Sequence[Sequence[float]], trainer: Sequence[Sequence[float]], top1: float) -> Parity:

@@ -72,16 +72,49 @@ class HardwareConfig:
 
 
 @dataclass
-class InferenceConfig:
-    """The engine that samples."""
+class JaxKeys:
+    """Of the engine in this process."""
 
-    name: str = "jax"
-    slots: int | None = None  # sequences decoded at once; None: as many as memory allows, at most 256
-    context: int | None = None  # tokens of prompt and completion the cache holds; None: the model's context
     tokens_per_dispatch: int = 8  # tokens decoded per compiled call
     chunk: int = 256  # tokens of a prompt read at once; others draw between the pieces of a longer one
     exact: bool = True  # what is drawn depends on nothing but the request, bit for bit; false: prompts share beginnings
+
+
+@dataclass
+class SglangKeys:
+    """Of SGLang's servers: started on this machine, or found at `urls`."""
+
+    urls: list[str] = field(default_factory=list)  # of servers that run already, each its own, not a router's
+    servers: int = 1  # to start where there are no urls; several stand behind SGLang's router
+    port: int = 0  # of the first; 0: any free ones
+    platform: str = "cpu"  # cpu | cuda
+    environment: str | None = None  # virtual environment with SGLang; None: .venv-sglang, which `make sglang` builds
+    dtype: str = "float32"  # of the servers' weights
+    tensor_parallel: int = 1  # GPUs that share each layer
+    data_parallel: int = 1  # copies of the model in a server
+    memory_fraction: float | None = None  # of the device, for weights and cache; None: SGLang's choice
+    arguments: dict[str, Any] = field(default_factory=dict)  # more flags of sglang.launch_server, by name
+    publish: str = "disk"  # how weights get there: disk | tensor | distributed
+    publish_folder: str | None = None  # for disk: a folder that servers on other hosts see; None: this host's memory
+    pause: str = (
+        "retract"  # requests under way, at new weights: retract (read anew) | in_place (keep their cache) | abort
+    )
+    in_flight: int = 1024  # requests at the servers at once; more wait here
+    timeout: float = 1800.0  # seconds a server may be silent about a request
+    load_timeout: float = 600.0  # seconds a server may take to load weights; after as long without an answer it hangs
+    ready_timeout: float = 600.0  # seconds a server may take to start
+    restarts: int = 5  # in a row, of a server that fails
+
+
+@dataclass
+class InferenceConfig(SglangKeys, JaxKeys):
+    """The engine that samples. `slots`, `context`, `max_waiting` and `mismatch_limit` are every engine's."""
+
+    name: str = "jax"  # jax | sglang
+    slots: int | None = None  # sequences decoded at once; None: as many as memory allows, at most 256 (SGLang's choice)
+    context: int | None = None  # tokens of prompt and completion the cache holds; None: the model's context
     max_waiting: int | None = None  # requests that may wait for a slot before more are refused; None: any number
+    mismatch_limit: float | None = 0.05  # most nats per token (k3) between sampler and trainer on policy; None: any
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,16 @@ from rl.algorithms.compose import TABLES, specialised
 from rl.checkpoint import load_params
 from rl.cli.adapter import with_adapter
 from rl.cli.model import Origin, abstract_params, as_config_error, fresh_params, model_name, model_of_run, open_model
-from rl.config import ClientConfig, EvalRunConfig, HardwareConfig, InferenceConfig, ModelConfig, OptimizerConfig
+from rl.config import (
+    ClientConfig,
+    EvalRunConfig,
+    HardwareConfig,
+    InferenceConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SglangKeys,
+)
+from rl.inference.engine import Engine
 from rl.inference.jax_engine import JaxEngine
 from rl.models.base import DecoderConfig, Model, Params
 from rl.models.lora import dense
@@ -34,7 +44,8 @@ from rl.trainer.optimizer import SCHEDULES, Optimizer, adamw
 from rl.types import Batch
 from rl.weights.load import load
 
-ENGINES = ("jax",)
+ENGINES = ("jax", "sglang")
+
 CLIENTS = ("engine", "openai")
 
 CPU_CACHE = 2 * 2**30
@@ -129,10 +140,52 @@ def make_policy(config: ModelConfig, hardware: HardwareConfig, seed: int) -> Pol
     return Policy(model, origin.renderer, params, mesh, batch_constraint(mesh, rules), hardware.remat, origin)
 
 
-def make_engine(config: InferenceConfig, policy: Policy) -> JaxEngine:
-    """The engine that samples from a policy."""
+@asynccontextmanager
+async def open_engine(
+    config: InferenceConfig, policy: Policy, folder: Path, report: Callable[[str], None]
+) -> AsyncIterator[Engine]:
+    """The engine that samples from a policy, closed on the way out.
+
+    Args:
+        config: which engine.
+        policy: its weights are version 0.
+        folder: for what an engine leaves beside its samples: logs.
+        report: is told, in a sentence, what an engine that takes its time is doing.
+    """
+    check_engine(config)
+    if config.name == "sglang":
+        from rl.cli.sglang import sglang_engine
+
+        async with sglang_engine(config, policy, folder, report) as engine:
+            yield engine
+        return
+    inside = make_jax_engine(config, policy)
+    try:
+        yield inside
+    finally:
+        await inside.close()
+
+
+def check_engine(config: InferenceConfig) -> None:
+    """Refuses an engine there is none of, and keys that would do nothing. (Those of the engine in the process are set
+    by some verbs, whichever engine is chosen.)
+
+    Raises:
+        ConfigError: naming the key and whose it is.
+    """
     if config.name not in ENGINES:
         raise unknown_name("inference.name", config.name, ENGINES)
+    default = InferenceConfig()
+    for key in (f.name for f in fields(SglangKeys)):
+        if config.name != "sglang" and getattr(config, key) != getattr(default, key):
+            raise ConfigError(
+                f"inference.{key} is a key of inference=sglang, but the engine is {config.name}; "
+                f"choose inference=sglang, or leave inference.{key} out"
+            )
+
+
+def make_jax_engine(config: InferenceConfig, policy: Policy) -> JaxEngine:
+    """The engine in this process."""
     with as_config_error("inference"):
         return JaxEngine(
             policy.model,
@@ -160,16 +213,24 @@ def _cache_bytes() -> int:
     return CPU_CACHE if free is None else (free["bytes_limit"] - free["bytes_in_use"]) // 2
 
 
-async def make_client(config: EvalRunConfig) -> tuple[Client, str]:
-    """Who answers in `rl eval`, and how to call it in a table."""
+@asynccontextmanager
+async def open_client(
+    config: EvalRunConfig, folder: Path, report: Callable[[str], None]
+) -> AsyncIterator[tuple[Client, str]]:
+    """Who answers in `rl eval`, and how to call it in a table; as `open_engine`."""
     if config.client.name not in CLIENTS:
         raise unknown_name("client.name", config.client.name, CLIENTS)
     if config.client.name == "openai":
-        return await make_openai_client(config.client)
+        client, name = await make_openai_client(config.client)
+        try:
+            yield client, name
+        finally:
+            await client.close()
+        return
     model = model_of_run(Path(config.run)) if config.run is not None else config.model
     policy = make_policy(model, config.hardware, config.seed)
-    client = EngineClient(make_engine(config.inference, policy), policy.renderer)
-    return client, config.run or model_name(model)
+    async with open_engine(config.inference, policy, folder, report) as engine:
+        yield EngineClient(engine, policy.renderer), config.run or model_name(model)
 
 
 async def make_openai_client(config: ClientConfig) -> tuple[OpenAIClient, str]:

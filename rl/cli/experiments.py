@@ -15,7 +15,15 @@ from envs.errors import ConfigError, UpswingError
 from envs.evaluation import Evaluation, paired_gain
 from envs.price import Price
 from envs.types import Sampling
-from rl.cli.build import make_algorithm, make_client, make_engine, make_environment, make_optimizer, make_policy
+from rl.cli.build import (
+    check_engine,
+    make_algorithm,
+    make_environment,
+    make_optimizer,
+    make_policy,
+    open_client,
+    open_engine,
+)
 from rl.cli.stages import Stages
 from rl.config import ClientConfig, EvalRunConfig, OptimizerConfig, SftConfig, TrainConfig
 from rl.progress import Progress
@@ -35,6 +43,7 @@ def train(config: TrainConfig, composed: str) -> Path:
     Returns:
         The run directory.
     """
+    check_engine(config.inference)
     environment = make_environment(config.env)
     algorithm = make_algorithm(config.algorithm)
     policy = make_policy(config.model, config.hardware, config.seed)
@@ -53,9 +62,9 @@ def train(config: TrainConfig, composed: str) -> Path:
             params = await stage.supervise(
                 params, make_optimizer(schedule, warm.steps), warm.steps, warm.batch, warm.demonstrations
             )
-        engine = make_engine(config.inference, policy._replace(params=params))
-        client = EngineClient(engine, policy.renderer)
-        try:
+        policy_now = policy._replace(params=params)
+        async with open_engine(config.inference, policy_now, run.path / "sglang", progress.note) as engine:
+            client = EngineClient(engine, policy.renderer)
             before = await stage.evaluate("before", client, config.eval, config.sampling.max_tokens)
             await stage.reinforce(
                 params,
@@ -68,10 +77,9 @@ def train(config: TrainConfig, composed: str) -> Path:
                 sampling=Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens),
                 max_staleness=config.max_staleness,
                 step_timeout=config.step_timeout,
+                mismatch_limit=config.inference.mismatch_limit,
             )
             after = await stage.evaluate("after", client, config.eval, config.sampling.max_tokens)
-        finally:
-            await engine.close()
         run.summarise(_summary(config, run, before, after))
 
     _recorded(run, title, config.eval.metric, stages)
@@ -152,11 +160,10 @@ def evaluated(config: EvalRunConfig, composed: str) -> Evaluated:
     run = _open(config.run_dir, f"{environment.name}-eval-{_now()}", composed, config.resume)
 
     async def stages(progress: Progress) -> None:
-        client, answering = await make_client(config)
-        try:
-            run.describe(environment={"name": environment.name, "version": environment.version}, client=answering)
-            from rl.rollout.held_out import held_out
+        from rl.rollout.held_out import held_out
 
+        async with open_client(config, run.path / "sglang", progress.note) as (client, answering):
+            run.describe(environment={"name": environment.name, "version": environment.version}, client=answering)
             stage = progress.stage("evaluate", total=len(chosen) * config.samples, unit="rollouts")
             evaluation = await held_out(
                 environment,
@@ -171,8 +178,6 @@ def evaluated(config: EvalRunConfig, composed: str) -> Evaluated:
             )
             run.summarise({"model": answering, **evaluation.summary(config.success, price)})
             found.append((answering, evaluation))
-        finally:
-            await client.close()
 
     _recorded(run, f"{environment.name} · eval", None, stages)
     answering, evaluation = found[0]

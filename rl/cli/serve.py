@@ -31,9 +31,14 @@ def serve(config: ServeConfig) -> None:
     """Serves a model until SIGTERM or Ctrl-C."""
     from rl.inference.server import lifecycle
 
+    if config.inference.name != "jax":
+        raise ConfigError(
+            f"rl serve serves the engine in this process (inference=jax), but inference.name is "
+            f"{config.inference.name}; SGLang is a server itself: rl export writes a model for it"
+        )
     key = _api_key(config.api_key_env)
     listener = lifecycle.bound(config.host, config.port)  # first of all: to load a model may take minutes
-    from rl.cli.build import make_engine, make_policy
+    from rl.cli.build import make_jax_engine, make_policy
     from rl.cli.model import model_of_run
     from rl.cli.reload import weights_reader
     from rl.inference.score import Scorer
@@ -51,7 +56,7 @@ def serve(config: ServeConfig) -> None:
         return await asyncio.to_thread(read, path)
 
     async def main() -> None:
-        engine = make_engine(config.inference, policy)
+        engine = make_jax_engine(config.inference, policy)
         app = make_app(
             engine,
             policy.renderer,

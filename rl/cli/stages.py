@@ -17,7 +17,7 @@ from rl.checkpoint import Checkpoints
 from rl.cli.build import Policy
 from rl.config import CheckpointConfig, EvalConfig, PackConfig
 from rl.data.pack import Segment, pack, segments
-from rl.inference.jax_engine import JaxEngine
+from rl.inference.engine import Engine
 from rl.metrics import CompileCounter
 from rl.models.base import Params
 from rl.models.lora import dense, join, split
@@ -109,7 +109,7 @@ class Stages:
     async def reinforce(
         self,
         params: Params,
-        engine: JaxEngine,
+        engine: Engine,
         algorithm: Algorithm,
         optimizer: Optimizer,
         *,
@@ -119,6 +119,7 @@ class Stages:
         sampling: Sampling,
         max_staleness: int,
         step_timeout: float | None,
+        mismatch_limit: float | None,
     ) -> None:
         """Trains with the algorithm, from `params` or from the newest checkpoint; leaves `engine` with the result."""
         schedule = Schedule(self.environment.tasks.split("train"), prompts, derive_seed(self.seed, "train"))
@@ -171,6 +172,7 @@ class Stages:
             checkpoints=checkpoints,
             on_step=on_step,
             max_staleness=max_staleness,
+            mismatch_limit=mismatch_limit,
         )
 
     def _begin(self, stage: str, params: Params, optimizer: Optimizer) -> tuple[TrainState, Checkpoints]:

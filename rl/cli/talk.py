@@ -1,8 +1,10 @@
 """What `rl chat` does: a question and its answer, or a conversation until Ctrl-D."""
 
 import asyncio
+import contextlib
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -91,8 +93,10 @@ def _open(config: ChatConfig, runner: asyncio.Runner) -> tuple[Conversation, Clo
         _note("loading …")
     model = model_of_run(Path(config.run)) if config.run is not None else config.model
     policy = build.make_policy(model, config.hardware, config.seed)
-    engine = build.make_engine(config.inference, policy)
-    return EngineConversation(engine, policy.renderer, sampling, config.system), engine.close
+    opened = contextlib.AsyncExitStack()
+    folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="upswing-chat-")))
+    engine = runner.run(opened.enter_async_context(build.open_engine(config.inference, policy, folder, _note)))
+    return EngineConversation(engine, policy.renderer, sampling, config.system), opened.aclose
 
 
 async def _finish(close: Close) -> None:

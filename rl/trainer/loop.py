@@ -15,7 +15,7 @@ from rl.checkpoint import Checkpoints
 from rl.data.pack import Segment, row_splits, segments
 from rl.models.base import Params
 from rl.trainer.state import TrainState
-from rl.trainer.step import Apply, check_finite
+from rl.trainer.step import Apply, check_finite, check_mismatch
 from rl.types import Batch
 
 Groups = Sequence[Sequence[Trajectory]]
@@ -41,6 +41,7 @@ async def reinforce(
     checkpoints: Checkpoints,
     on_step: Callable[[int, Groups, dict[str, float]], None],
     max_staleness: int = 0,
+    mismatch_limit: float | None = None,
 ) -> TrainState:
     """Makes updates `state.step` … `steps - 1` from what `collect` brings.
 
@@ -54,8 +55,10 @@ async def reinforce(
         checkpoints: where states go.
         on_step: told the number of each update (from 1), its rollouts and its metrics.
         max_staleness: updates that sampling may be ahead of training.
+        mismatch_limit: from `check_mismatch`.
 
     Raises:
+        MismatchError: when sampler and trainer have different models, after the update that showed it was recorded.
         NonFiniteError: after the last good state was written; so is the last state when the loop is cancelled.
     """
     version = int(state.step)
@@ -78,6 +81,7 @@ async def reinforce(
                 }
                 # Before anything is awaited: an update that was made is also on record, whenever a cancellation comes.
                 on_step(version, groups, {**observed, **metrics, **speed})
+                check_mismatch(version, {**observed, **metrics}, mismatch_limit)
                 await publish(state.params, version)
                 if checkpoints.due(version, steps):
                     checkpoints.save(state)

@@ -16,6 +16,10 @@ class NonFiniteError(UpswingError):
     """A loss or gradient was not finite. The state is as it was before the update."""
 
 
+class MismatchError(UpswingError):
+    """The sampler's log-probabilities are not those of the policy that is trained."""
+
+
 Apply = Callable[[TrainState, Batch], tuple[TrainState, dict[str, float]]]
 
 
@@ -45,4 +49,27 @@ def check_finite(step: int, metrics: Mapping[str, float], tasks: Iterable[str]) 
         f"update {step}: the {cause} is not finite (loss {metrics['loss']}, gradient norm {metrics['grad_norm']}); "
         f"tasks: {first_few(tasks)}. The weights were left as they were and are checkpointed; lower optimizer.lr or "
         "look at these tasks' rewards, then go on with resume=true"
+    )
+
+
+def check_mismatch(step: int, metrics: Mapping[str, float], limit: float | None) -> None:
+    """Raises `MismatchError` when sampler and trainer disagree on tokens that the current policy drew.
+
+    Where tokens are of older policies (`staleness` above 0), learning is part of the difference: nothing is checked.
+
+    Args:
+        step: from 1.
+        metrics: of the update: `mismatch/k3`, which algorithms without ratios do not have, and `staleness`.
+        limit: most nats per token; None: any.
+    """
+    found = metrics.get("mismatch/k3")
+    if limit is None or found is None or metrics.get("staleness", 0.0) > 0 or found <= limit:
+        return
+    mean = metrics.get("mismatch/abs", math.nan)
+    raise MismatchError(
+        f"update {step}: the sampler's log-probabilities are {found:.3g} nats per token (k3; {mean:.3g} in mean "
+        f"absolute difference) from the trainer's, on tokens of the very same policy; expected at most {limit:g} "
+        "(inference.mismatch_limit). Likely: the sampler has other weights (its log tells), computes in another dtype "
+        "(hardware.compute_dtype, inference.dtype), or has another model (rope, tied embeddings). rl parity "
+        "compares both token by token; where such a difference is known and wanted, raise the limit"
     )

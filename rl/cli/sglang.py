@@ -1,0 +1,162 @@
+"""`inference=sglang`: a policy on SGLang's servers, from the config to an engine and back to nothing left behind."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from envs.errors import ConfigError, unknown_name
+from rl.cli.build import Policy
+from rl.cli.export import write_directory
+from rl.config import InferenceConfig
+from rl.inference.engine import EngineError
+from rl.inference.sglang.command import find_python
+from rl.inference.sglang.engine import SglangEngine
+from rl.inference.sglang.fleet import Fleet, Revival
+from rl.inference.sglang.http import Http
+from rl.inference.sglang.launch import attached, launched
+from rl.inference.sglang.publish.disk import Disk
+from rl.inference.sglang.publish.distributed import Distributed
+from rl.inference.sglang.publish.publisher import Publisher
+from rl.inference.sglang.publish.tensor import Tensor
+from rl.inference.sglang.publish.way import Exporter, Way
+from rl.inference.sglang.server import Patience
+from rl.models.lora import dense
+from rl.weights.save import whole
+
+WAYS = ("disk", "tensor", "distributed")
+PAUSES = ("retract", "in_place", "abort")
+
+MARGIN = 7
+"""SGLang takes prompts of at most so many tokens less than its context."""
+
+
+@asynccontextmanager
+async def sglang_engine(
+    config: InferenceConfig, policy: Policy, folder: Path, report: Callable[[str], None]
+) -> AsyncIterator[SglangEngine]:
+    """An engine whose servers have the policy's weights; whatever was started for it is ended with it.
+
+    Args:
+        config: which servers, and how.
+        policy: what they sample from.
+        folder: for the servers' logs and, as long as they run, the model they are started from.
+        report: is told how things stand.
+
+    Raises:
+        ConfigError: for values that make no sense, a missing environment, a taken port.
+        EngineError: when servers do not start.
+    """
+    if config.publish not in WAYS:
+        raise unknown_name("inference.publish", config.publish, WAYS)
+    if config.pause not in PAUSES:
+        raise unknown_name("inference.pause", config.pause, PAUSES)
+    context = config.context or policy.model.config.context
+    model = folder / "model"
+    shutil.rmtree(model, ignore_errors=True)  # of a run that was killed
+    await asyncio.to_thread(_write, model, policy, config.dtype, context + MARGIN)
+    try:
+        fleet = _fleet(config, model, folder, report)
+        await fleet.start()
+        http = Http(timeout=config.load_timeout)
+        try:
+            engine = await _engine(config, policy, context, model, fleet, http)
+        except BaseException:
+            await http.close()
+            await fleet.close()
+            raise
+        try:
+            await engine.load_weights(dense(policy.params), 0)
+            yield engine
+        finally:
+            await engine.close()
+    finally:
+        await asyncio.to_thread(shutil.rmtree, model, ignore_errors=True)
+
+
+def _write(model: Path, policy: Policy, dtype: str, context: int) -> None:
+    """The model as servers are started from it. A context that is its own to choose gets SGLang's margin."""
+    origin = policy.origin
+    if origin.source is None and not origin.settings.get("rope_scaling"):
+        origin = origin._replace(settings={**origin.settings, "max_position_embeddings": context})
+    with whole(model) as draft:
+        write_directory(draft, policy._replace(origin=origin), dtype)
+
+
+def _fleet(config: InferenceConfig, model: Path, folder: Path, report: Callable[[str], None]) -> Fleet:
+    patience = Patience(ready=config.ready_timeout, answer=config.load_timeout)
+    revival = Revival(restarts=config.restarts)
+    if config.urls:
+        return attached(config.urls, patience=patience, revival=revival, report=report)
+    arguments: dict[str, Any] = {"skip-tokenizer-init": True}
+    if config.slots is not None:
+        arguments["max-running-requests"] = config.slots
+    return launched(
+        find_python(None if config.environment is None else Path(config.environment)),
+        model,
+        folder,
+        servers=config.servers,
+        port=config.port,
+        platform=config.platform,
+        dtype=config.dtype,
+        tensor_parallel=config.tensor_parallel,
+        data_parallel=config.data_parallel,
+        memory_fraction=config.memory_fraction,
+        arguments=arguments | config.arguments,
+        patience=patience,
+        revival=revival,
+        report=report,
+    )
+
+
+async def _engine(
+    config: InferenceConfig, policy: Policy, context: int, model: Path, fleet: Fleet, http: Http
+) -> SglangEngine:
+    infos = [await http.get(url, "/server_info") for url in fleet.urls]
+    room = min(_room(url, info) for url, info in zip(fleet.urls, infos, strict=True))
+    if config.context is not None and room < config.context:
+        raise ConfigError(f"inference.context is {config.context}, but the servers have room for {room} tokens")
+    exporter = Exporter(policy.origin.family, policy.model, config.dtype)
+    ours = any(info.get("server") == "upswing" for info in infos)  # `rl serve` checks names by itself
+    publisher = Publisher(
+        _way(config, exporter, http, model),
+        http,
+        names=None if ours else exporter.names(),
+        pause=config.pause,  # type: ignore[arg-type]  # one of PAUSES
+        # Keys and values of other weights would be read on as if they were of these, except where requests keep theirs.
+        flush=config.pause != "in_place",
+    )
+    return SglangEngine(
+        fleet,
+        publisher,
+        http,
+        context=min(context, room),
+        vocabulary=policy.model.config.vocab_size,
+        text_of=policy.renderer.text,
+        in_flight=config.in_flight,
+        max_waiting=config.max_waiting,
+        timeout=config.timeout,
+    )
+
+
+def _way(config: InferenceConfig, exporter: Exporter, http: Http, model: Path) -> Way[Any]:
+    match config.publish:
+        case "tensor":
+            return Tensor(exporter, http)
+        case "distributed":
+            python = find_python(None if config.environment is None else Path(config.environment))
+            backend = "gloo" if config.platform == "cpu" else "nccl"
+            return Distributed(exporter, http, python=python, backend=backend)
+        case _:
+            folder = None if config.publish_folder is None else Path(config.publish_folder)
+            return Disk(exporter, http, folder=folder, beside=model)
+
+
+def _room(url: str, info: Any) -> int:
+    """The most tokens of a prompt and its completion at a server."""
+    room = info.get("max_req_input_len") or info.get("context_length") if isinstance(info, dict) else None
+    if not isinstance(room, int):
+        raise EngineError(f"{url}/server_info tells no max_req_input_len; expected SGLang 0.5.23 or `rl serve`")
+    return room

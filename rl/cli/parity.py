@@ -40,9 +40,9 @@ def parity(config: ParityConfig) -> None:
             f"temperature={config.temperature:g} tasks={config.tasks} max_tokens={config.max_tokens}; "
             "expected all above 0 (the greedy tokens are compared as well)"
         )
-    found, name = _measured(config)
     folder = Path(config.out or f"runs/parity-{datetime.now():%Y%m%d-%H%M%S}")
     folder.mkdir(parents=True, exist_ok=True)
+    found, name = _measured(config, folder)
     title = f"{name}: {config.inference.name} beside the trainer"
     note = f"{config.tasks} prompts, temperature {config.temperature:g}, {config.max_tokens} tokens each at most"
     html, png = write_page(folder, found, title, note)
@@ -58,9 +58,13 @@ def parity(config: ParityConfig) -> None:
         )
 
 
-def _measured(config: ParityConfig) -> tuple[Any, str]:
-    """The comparison, and what the model is called."""
-    from rl.cli.build import make_engine, make_environment, make_policy
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _measured(config: ParityConfig, folder: Path) -> tuple[Any, str]:
+    """The comparison, and what the model is called; `folder` gets the engine's logs."""
+    from rl.cli.build import make_environment, make_policy, open_engine
     from rl.cli.model import model_name, model_of_run
     from rl.inference.engine import TokenSampling
     from rl.inference.parity import measure
@@ -79,11 +83,8 @@ def _measured(config: ParityConfig) -> tuple[Any, str]:
     )
 
     async def main() -> Any:
-        engine = make_engine(config.inference, policy)
-        try:
+        async with open_engine(config.inference, policy, folder / "sglang", _note) as engine:
             return await measure(engine, policy.model, dense(policy.params), prompts, sampling)
-        finally:
-            await engine.close()
 
     return asyncio.run(main()), config.run or model_name(model)
 

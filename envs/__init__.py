@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from envs.parsers import boxed, code_block, exact, json_value, matches, regex, well_formed, xml_tag
     from envs.price import Price
     from envs.record import Journal
-    from envs.rescore import rescore
+    from envs.rescoring import rescore
     from envs.resolve import EnvironmentInfo, list_environments, load_environment
     from envs.rollout import Rollout, run_group, run_task
     from envs.rubric import Rubric, scores
@@ -86,7 +86,7 @@ _HOMES = {
     "envs.price": ["Price"],
     "envs.mcp_tools": ["MCPTools"],
     "envs.record": ["Journal"],
-    "envs.rescore": ["rescore"],
+    "envs.rescoring": ["rescore"],
     "envs.resolve": ["EnvironmentInfo", "list_environments", "load_environment"],
     "envs.rollout": ["Rollout", "run_group", "run_task"],
     "envs.rubric": ["Rubric", "scores"],

@@ -17,7 +17,7 @@ from envs.environment import Environment
 from envs.errors import ConfigError, UpswingError
 from envs.evaluation import Evaluation
 from envs.record import Journal
-from envs.rescore import rescore
+from envs.rescoring import rescore
 from envs.resolve import find_environment, load_environment
 from envs.types import Trajectory
 from rl.cli.envs import values

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from envs.errors import ConfigError, UpswingError
@@ -66,7 +67,12 @@ class Checkpoints:
         if not steps:
             return None
         path = self._directory / f"{steps[-1]:08d}"
-        return TrainState(**_load(path, like._asdict()))
+        return jax.tree.map(_free_like, TrainState(**_load(path, like._asdict())), like)
+
+
+def _free_like(leaf: jax.Array, like: jax.Array) -> jax.Array:
+    """What `like` leaves to jax to place, such as a counter beside weights on a mesh, stays so: Orbax pins it."""
+    return leaf if like.committed else jnp.asarray(np.asarray(leaf))
 
 
 def load_params(run: Path, like: Params) -> Params:

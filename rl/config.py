@@ -44,18 +44,27 @@ class ModelConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with a warm-up and a schedule; everything numeric is traced, so a sweep over it compiles nothing new."""
+    """A rule with a warm-up and a schedule; everything numeric is traced, so a sweep over it compiles nothing new.
 
+    What not every rule has is null where the rule's own default counts, and refused by the others.
+    """
+
+    name: str = "adamw"  # adamw | muon | sgd | sign
     lr: float = 3e-4
-    schedule: str = "constant"  # constant | linear | cosine
+    schedule: str = "constant"  # constant | linear | cosine | wsd
     warmup: int = 0  # updates
     final_lr: float = 0.0  # fraction of lr at the last update
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
+    decay: float = 0.2  # fraction of the updates over which wsd lets the rate fall
+    b1: float | None = None
+    b2: float | None = None
+    eps: float | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    rms: float | None = None  # muon: of a matrix's step, in units of lr
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     expert_bias_rate: float = 0.0  # moves the biases that balance experts (GLM); 0 leaves them as they are
+    groups: dict[str, float] = field(default_factory=dict)  # expression for parameters -> factor of their lr
 
 
 @dataclass

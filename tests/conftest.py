@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rl.models.base import Model, Params
 
 CHECKED = ["rl.ops", "rl.algorithms", "rl.data", "rl.inference.sampler", "rl.inference.decode", "rl.models"]
-CHECKED += ["rl.trainer.update", "rl.trainer.state", "rl.trainer.optimizer", "rl.types"]
+CHECKED += ["rl.trainer.update", "rl.trainer.state", "rl.trainer.optimizer", "rl.trainer.rules"]
+CHECKED += ["rl.types"]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 # The same examples every time, however long a busy machine takes for one.

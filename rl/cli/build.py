@@ -1,6 +1,7 @@
 """From a config to values: the environment, the model, the algorithm. Below here nothing knows a config object."""
 
 import importlib
+import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -37,10 +38,12 @@ from rl.inference.engine import Engine
 from rl.inference.jax_engine import JaxEngine
 from rl.models.base import DecoderConfig, Model, Params
 from rl.models.lora import dense
+from rl.models.matrices import matrices
 from rl.parallel.mesh import Rules, batch_constraint, make_mesh, parameter_shardings
 from rl.parallel.platform import use_platform
 from rl.rollout.client import EngineClient
-from rl.trainer.optimizer import SCHEDULES, Optimizer, adamw
+from rl.trainer.optimizer import SCHEDULES, Optimizer, scheduled
+from rl.trainer.rules import RULES
 from rl.types import Batch
 from rl.weights.load import load
 
@@ -115,11 +118,20 @@ def imported(part: Any, key: str) -> Any:
         ) from error
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
-    """AdamW with the config's numbers, scheduled over `steps` updates."""
+def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> Optimizer:
+    """The optimizer that `optimizer.name` names for a model's parameters, scheduled over `steps` updates."""
+    if config.name not in RULES:
+        raise unknown_name("optimizer.name", config.name, RULES)
     if config.schedule not in SCHEDULES:
         raise unknown_name("optimizer.schedule", config.schedule, SCHEDULES)
-    return adamw(**{f.name: getattr(config, f.name) for f in fields(config)}, steps=steps)
+    numbers = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "name"}
+    shared = {name: numbers.pop(name) for name in list(numbers) if name in inspect.signature(scheduled).parameters}
+    own = {name: value for name, value in numbers.items() if value is not None}
+    if config.name == "muon":
+        own["matrices"] = matrices(model)
+    checked = bind(RULES[config.name], own, kind=f"optimizer '{config.name}'")
+    with as_config_error("optimizer"):
+        return scheduled(RULES[config.name](**checked), **shared, steps=steps)
 
 
 def make_policy(config: ModelConfig, hardware: HardwareConfig, seed: int) -> Policy:

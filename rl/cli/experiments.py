@@ -47,7 +47,7 @@ def train(config: TrainConfig, composed: str) -> Path:
     environment = make_environment(config.env)
     algorithm = make_algorithm(config.algorithm)
     policy = make_policy(config.model, config.hardware, config.seed)
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
     _check_sampling(config)
     name = f"{environment.name}-{config.algorithm['name']}-seed{config.seed}-{_now()}"
     run = _open(config.run_dir, name, composed, config.resume)
@@ -60,7 +60,11 @@ def train(config: TrainConfig, composed: str) -> Path:
         params = policy.params
         if warm.steps:
             params = await stage.supervise(
-                params, make_optimizer(schedule, warm.steps), warm.steps, warm.batch, warm.demonstrations
+                params,
+                make_optimizer(schedule, warm.steps, policy.model),
+                warm.steps,
+                warm.batch,
+                warm.demonstrations,
             )
         policy_now = policy._replace(params=params)
         async with open_engine(config.inference, policy_now, run.path / "sglang", progress.note) as engine:
@@ -95,7 +99,7 @@ def sft(config: SftConfig, composed: str) -> Path:
     """
     environment = make_environment(config.env)
     policy = make_policy(config.model, config.hardware, config.seed)
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
     run = _open(config.run_dir, f"{environment.name}-sft-seed{config.seed}-{_now()}", composed, config.resume)
 
     async def stages(progress: Progress) -> None:

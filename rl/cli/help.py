@@ -61,7 +61,7 @@ KNOBS = {  # key -> what it is, with its unit
         "prompts": "tasks per update",
         "group_size": "rollouts per task",
         "optimizer.lr": "learning rate",
-        "optimizer.schedule": "constant, linear or cosine",
+        "optimizer.schedule": "constant, linear, cosine or wsd",
         "sampling.temperature": "divides the logits",
         "sampling.max_tokens": "tokens per completion, at most",
         "step_timeout": "seconds that the rollouts of an update may take; null is for ever",

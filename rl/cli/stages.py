@@ -15,6 +15,7 @@ from envs.types import Sampling
 from rl.algorithms import Algorithm, supervised
 from rl.checkpoint import Checkpoints
 from rl.cli.build import Policy
+from rl.cli.model import as_config_error
 from rl.config import CheckpointConfig, EvalConfig, PackConfig
 from rl.data.pack import Segment, pack, segments
 from rl.inference.engine import Engine
@@ -180,7 +181,8 @@ class Stages:
         where = self.run.path / "checkpoints" / stage
         checkpoints = Checkpoints(where, every=self.checkpoint.every, keep=self.checkpoint.keep)
         # A copy: the first update uses up the state, and these weights may still be needed.
-        first = init_state(jax.tree.map(jnp.copy, params), optimizer)
+        with as_config_error("optimizer"):
+            first = init_state(jax.tree.map(jnp.copy, params), optimizer)
         state = checkpoints.load(first) or first
         self.run.forget(stage, after=int(state.step))
         return state, checkpoints

@@ -15,15 +15,16 @@ TRAIN_KEYS = (
     "pack, prompts, resume, run_dir, sampling, seed, step_timeout, steps, warm_start"
 )
 OPTIMIZER_KEYS = (
-    "optimizer.b1, optimizer.b2, optimizer.eps, optimizer.expert_bias_rate, optimizer.final_lr, optimizer.lr, "
-    "optimizer.max_grad_norm, optimizer.schedule, optimizer.warmup, optimizer.weight_decay"
+    "optimizer.b1, optimizer.b2, optimizer.decay, optimizer.eps, optimizer.expert_bias_rate, optimizer.final_lr, "
+    "optimizer.groups, optimizer.lr, optimizer.max_grad_norm, optimizer.momentum, optimizer.name, optimizer.nesterov, "
+    "optimizer.rms, optimizer.schedule, optimizer.warmup, optimizer.weight_decay"
 )
 
 ENVIRONMENTS = ", ".join(info.name for info in list_environments())
 
 CONFIG_ERRORS = {
-    "optimizer.lrr=1": "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr' or 'optimizer.b2' or 'optimizer.b1'?; "
-    f"known: {OPTIMIZER_KEYS}",
+    "optimizer.lrr=1": "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr' or 'optimizer.rms' or "
+    f"'optimizer.b2'?; known: {OPTIMIZER_KEYS}",
     "+optimizer.z=1": "unknown key 'optimizer.z'; did you mean 'optimizer.lr' or 'optimizer.b2' or 'optimizer.b1'?; "
     f"known: {OPTIMIZER_KEYS}",
     "lr=1": f"unknown key 'lr'; known: {TRAIN_KEYS}; there is optimizer.lr and warm_start.lr",
@@ -35,7 +36,7 @@ CONFIG_ERRORS = {
     "model=huge": "unknown model 'huge'; known: smollm2_135m, tiny, tiny_qwen3; see rl train --help",
     "hardware=cpu9": "unknown hardware 'cpu9'; did you mean 'cpu' or 'cpu8'?; "
     "known: cpu, cpu8, gpu_1, gpu_8, tpu_v5e_8; see rl train --help",
-    "optimizer=3": "unknown optimizer '3'; known: adamw",
+    "optimizer=3": "unknown optimizer '3'; known: adamw, muon, sgd, sign",
     "env=revrse_text": "unknown environment 'revrse_text'; did you mean 'reverse_text'?; "
     f"known: {ENVIRONMENTS}; a folder is given as a path, like ./my_environment",
     "optimizer.lr=abc": "optimizer.lr is 'abc'; expected a number, for example optimizer.lr=0.0003",
@@ -66,7 +67,7 @@ EXPERIMENTS = {
     "optimizer: {lr: abc}": "optimizer.lr is 'abc'; expected a number, for example optimizer.lr=0.0003; "
     "in experiment/mine.yaml",
     "optimizer: {bs: 1}": "unknown key 'optimizer.bs'; did you mean 'optimizer.b2' or 'optimizer.b1' or "
-    f"'optimizer.eps'?; known: {OPTIMIZER_KEYS}; in experiment/mine.yaml",
+    f"'optimizer.rms'?; known: {OPTIMIZER_KEYS}; in experiment/mine.yaml",
     "defaults: [{override /algorithm: ppo}]": "unknown algorithm 'ppo'; did you mean 'opo' or 'dppo_tv' or 'dppo_kl'?; "
     f"known: {', '.join(conf.options('algorithm'))}; see rl train --help",
     "defaults: [{env: wordle}]": "an experiment chooses from a group with a slash: "

@@ -18,11 +18,12 @@ def rates(optimizer: Optimizer, steps: range) -> list[float]:
     [
         ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
         ("linear", [0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2]),
+        ("wsd", [0.5, 1.0, 1.0, 1.0, 1.0, 0.6, 0.2]),  # falls over 2 / 7 of 7 updates
         ("cosine", [0.5, 1.0, 1.0, 0.8828427, 0.6, 0.3171573, 0.2]),  # 0.2 + 0.8 (1 + cos(k pi / 4)) / 2
     ],
 )
 def test_schedules_warm_up_and_end_at_the_last_update(schedule: str, expected: list[float]) -> None:
-    optimizer = adamw(lr=1.0, schedule=schedule, warmup=2, final_lr=0.2, steps=7)
+    optimizer = adamw(lr=1.0, schedule=schedule, warmup=2, final_lr=0.2, decay=2 / 7, steps=7)
     np.testing.assert_allclose(rates(optimizer, range(7)), expected, rtol=1e-6)
 
 
@@ -31,7 +32,7 @@ def test_without_warm_up_the_first_update_has_the_whole_rate() -> None:
 
 
 def test_another_schedule_is_refused() -> None:
-    with pytest.raises(ValueError, match="schedule is 'step'; expected one of constant, linear, cosine"):
+    with pytest.raises(ValueError, match="schedule is 'step'; expected one of constant, linear, cosine, wsd"):
         adamw(schedule="step", steps=1)
 
 

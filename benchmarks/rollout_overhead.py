@@ -123,25 +123,25 @@ def many(url: str, rollouts: int) -> dict[str, float]:
     """That many rollouts at once against the slow server, in a process that has done nothing else."""
     asyncio.run(roll("single", url, 10, 10))  # imports, and what is made once
 
-    async def main() -> tuple[float, float]:
+    async def main() -> float:
         before, task = resident_kb(), asyncio.ensure_future(roll("single", f"{url[:-3]}/slow/v1", rollouts, rollouts))
-        held = before
+        most, held = 0, 0.0
         async with aiohttp.ClientSession() as session:
             while not task.done():
                 async with session.get(f"{url[:-3]}/waiting") as response:
-                    if int(await response.text()) > rollouts * 0.9:
-                        held = max(held, resident_kb())
+                    if (waiting := int(await response.text())) > most:
+                        most, held = waiting, (resident_kb() - before) / waiting
                 await asyncio.sleep(0.2)
         await task
-        return before, held
+        return held
 
     wall, cpu = time.perf_counter(), time.process_time()
-    before, held = asyncio.run(main())
+    held = asyncio.run(main())
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     return {
         "seconds_over_ideal": round(wall - LATENCY, 2),
         "cpu_ms_per_rollout": round(1000 * cpu / rollouts, 4),
-        "kb_per_idle_rollout": round((held - before) / rollouts, 1),
+        "kb_per_idle_rollout": round(held, 1),
         "rollouts": rollouts,
     }
 

@@ -243,6 +243,7 @@ def _mean(values: Iterable[float]) -> float:
 
 def _timeless(trajectory: Trajectory) -> dict[str, Any]:
     data = trajectory.to_dict()
+    data["roles"] = {name: _timeless(role) for name, role in trajectory.roles.items()}
     del data["seconds"]
     for turn in data["turns"]:
         del turn["seconds"]

@@ -214,16 +214,18 @@ async def test_a_pool_tries_again_and_gives_up_at_last() -> None:
 async def test_a_pool_has_so_many_at_once_and_no_more() -> None:
     pool = SandboxPool(TrustedSubprocess(model_code=True), LIMITS, most=2)
     here, most = 0, 0
+    both = asyncio.Barrier(2)
 
     async def use() -> None:
         nonlocal here, most
         async with pool.sandbox() as sandbox:
             here += 1
             most = max(most, here)
+            await both.wait()
             await sandbox.exec("true")
             here -= 1
 
-    await asyncio.gather(*(use() for _ in range(5)))
+    await asyncio.gather(*(use() for _ in range(4)))
     assert most == 2
 
 

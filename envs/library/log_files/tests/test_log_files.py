@@ -23,7 +23,7 @@ async def run(*commands: str) -> Trajectory:
 
 async def test_the_answer_is_what_the_file_says_at_the_end() -> None:
     record = await run("cat logs-*/* | wc -l", f"echo ' {TASK.answer}' > answer.txt")
-    assert record.messages[2]["content"] == "40\n"
+    assert record.messages[2]["content"] == "40"
     assert (record.reward, record.metrics) == (1.0, {"answered": 1.0})
 
 

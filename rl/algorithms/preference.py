@@ -98,7 +98,8 @@ def orpo(chosen: PerPair, rejected: PerPair, *, beta: Number = 0.1) -> PerPair:
     """`-chosen - beta log sigmoid(log odds ratio)` of mean log-probabilities per token (ORPO, arXiv:2403.07691)."""
 
     def log_odds(logprobs: PerPair) -> PerPair:
-        return logprobs - jnp.log1p(-jnp.exp(logprobs))
+        certain = jnp.minimum(logprobs, -1e-6)  # the odds of a probability of one are infinite
+        return certain - jnp.log1p(-jnp.exp(certain))
 
     return -chosen - beta * jax.nn.log_sigmoid(log_odds(chosen) - log_odds(rejected))
 

@@ -71,3 +71,9 @@ def test_in_expectation_the_sampled_gradient_is_that_of_the_divergence() -> None
         return (jax.lax.stop_gradient(jnp.exp(own)) * policy_gradient_of_kl(own, jax.nn.log_softmax(teacher))).sum()
 
     np.testing.assert_allclose(jax.grad(sampled)(student), exact, atol=1e-6)
+
+
+def test_answers_that_are_certain_have_finite_odds() -> None:
+    certain, other = jnp.zeros(1), jnp.array([-1.0])
+    value, gradient = jax.value_and_grad(lambda x: orpo(x, other).sum())(certain)
+    assert np.isfinite(value) and np.isfinite(gradient).all()

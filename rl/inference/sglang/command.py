@@ -22,12 +22,14 @@ _SHIMMED: dict[str, dict[str, str]] = {"cpu": {"PYTHONPATH": str(SHIMS)}, "cuda"
 _OF_THE_TRAINER = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"})
 
 # The CPU's own default backend wants AMX; graphs and overlapping are for GPUs. The token count is what 2 GB hold of a
-# small model, and far more than a machine without a GPU decodes at once.
+# small model, and far more than a machine without a GPU decodes at once. An idle scheduler would spin, and take a core
+# from the trainer.
 _CPU: dict[str, Argument] = {
     "device": "cpu",
     "attention-backend": "torch_native",
     "disable-cuda-graph": True,
     "disable-overlap-schedule": True,
+    "sleep-on-idle": True,
     "max-total-tokens": 16384,
     "max-running-requests": 64,
     "mem-fraction-static": 0.3,

@@ -16,7 +16,7 @@ def test_a_server_on_a_cpu() -> None:
     assert " ".join(command.argv) == (
         "/env/bin/python -m sglang.launch_server --model-path /models/tiny --host 127.0.0.1 --port 30000 "
         "--dtype float32 --device cpu --attention-backend torch_native --disable-cuda-graph --disable-overlap-schedule "
-        "--max-total-tokens 16384 --max-running-requests 64 --mem-fraction-static 0.3"
+        "--sleep-on-idle --max-total-tokens 16384 --max-running-requests 64 --mem-fraction-static 0.3"
     )
     assert command.settings == {
         "HF_HUB_OFFLINE": "1",

@@ -139,7 +139,7 @@ def find_python(wanted: str = "") -> tuple[str, dict[str, str]]:
 
 def _require_programs() -> None:
     if sys.platform != "linux":
-        raise ConfigError(f"bubblewrap needs Linux; this is {sys.platform}. Use the docker backend")
+        raise ConfigError(f"bubblewrap needs Linux; this is {sys.platform}. Run inside a Linux machine or container")
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
     if missing:
         raise ConfigError(

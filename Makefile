@@ -21,7 +21,7 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smollm2 sglang test test-parity test-sglang bubblewrap test-sandbox docs check format bench peers bench-peers lock clean
+.PHONY: help setup demo smollm2 sglang test test-runs test-parity test-sglang bubblewrap test-sandbox docs check format bench peers bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,9 @@ $(SGLANG)/.ready: $(wildcard $(RECIPE)/$(SGLANG_FOR)*.txt)
 # A file at a time to each core: most of the time goes into compiling, which one core does.
 test: $(READY) ## all tests (args="…" goes to pytest)
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(args)
+
+test-runs: $(READY) ## whole runs, killed, stopped and resumed to the same bits
+	$(BIN)/pytest tests/end_to_end/train.py --numprocesses 2 --dist load $(args)
 
 test-parity: .venv-peer-torch/.ready $(READY) ## logits beside those of Hugging Face transformers and peft; writes docs/models.md
 	PARITY_PYTHON=$(abspath .venv-peer-torch/bin/python) $(BIN)/pytest tests/parity/compare.py tests/parity/compare_peft.py tests/parity/compare_exports.py $(args)

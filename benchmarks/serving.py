@@ -64,14 +64,15 @@ async def ask(url: str, requests: int) -> None:
 async def measure(requests: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """CPU seconds and wall seconds per round, by variant."""
     from envs.render import ByteRenderer
-    from rl.cli.build import make_jax_engine, make_policy
-    from rl.config import HardwareConfig, InferenceConfig, ModelConfig
+    from rl.cli.build import make_policy
+    from rl.cli.engine import make_jax_engine
+    from rl.config import HardwareConfig, JaxInference, ModelConfig
     from rl.inference.engine import TokenSampling
     from rl.inference.server.app import make_app
     from rl.inference.server.lifecycle import Server
 
     policy = make_policy(ModelConfig(name="llama"), HardwareConfig(), 0)
-    engine = make_jax_engine(InferenceConfig(slots=requests), policy)
+    engine = make_jax_engine(JaxInference(slots=requests), policy)
     server = await Server.start(make_app(engine, ByteRenderer(), model="tiny"))
     pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
     command = [sys.executable, __file__, "--ask", server.url, "--requests", str(requests)]

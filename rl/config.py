@@ -1,8 +1,9 @@
 """The typed surface of an experiment. Plain dataclasses: importable without jax or hydra.
 
 `rl.cli` composes them from `conf/` and the command line, and hands their *values* to the functions that need them; no
-function below `rl.cli` takes a config object. `env` and `algorithm` are open dictionaries on purpose: `name` picks a
-factory and the other keys are its arguments, checked against the factory's own signature.
+function below `rl.cli` takes a config object. `env`, `algorithm` and `inference` are open dictionaries on purpose:
+`name` picks a factory (of an engine: its dataclass below) and the other keys are its arguments, checked against the
+factory's own signature.
 """
 
 from dataclasses import dataclass, field
@@ -81,49 +82,49 @@ class HardwareConfig:
 
 
 @dataclass
-class JaxKeys:
-    """Of the engine in this process."""
+class InferenceConfig:
+    """What every engine that samples is told. What the keys mean, and the others, says conf/inference/NAME.yaml."""
 
-    tokens_per_dispatch: int = 8  # tokens decoded per compiled call
-    chunk: int = 256  # tokens of a prompt read at once; others draw between the pieces of a longer one
-    exact: bool = True  # what is drawn depends on nothing but the request, bit for bit; false: prompts share beginnings
-
-
-@dataclass
-class SglangKeys:
-    """Of SGLang's servers: started on this machine, or found at `urls`."""
-
-    urls: list[str] = field(default_factory=list)  # of servers that run already, each its own, not a router's
-    servers: int = 1  # to start where there are no urls; several stand behind SGLang's router
-    port: int = 0  # of the first; 0: any free ones
-    platform: str = "cpu"  # cpu | cuda
-    environment: str | None = None  # virtual environment with SGLang; None: .venv-sglang, which `make sglang` builds
-    dtype: str = "float32"  # of the servers' weights
-    tensor_parallel: int = 1  # GPUs that share each layer
-    data_parallel: int = 1  # copies of the model in a server
-    memory_fraction: float | None = None  # of the device, for weights and cache; None: SGLang's choice
-    arguments: dict[str, Any] = field(default_factory=dict)  # more flags of sglang.launch_server, by name
-    publish: str = "disk"  # how weights get there: disk | tensor | distributed
-    publish_folder: str | None = None  # for disk: a folder that servers on other hosts see; None: this host's memory
-    pause: str = (
-        "retract"  # requests under way, at new weights: retract (read anew) | in_place (keep their cache) | abort
-    )
-    in_flight: int = 1024  # requests at the servers at once; more wait here
-    timeout: float = 1800.0  # seconds a server may be silent about a request
-    load_timeout: float = 600.0  # seconds a server may take to load weights; after as long without an answer it hangs
-    ready_timeout: float = 600.0  # seconds a server may take to start
-    restarts: int = 5  # in a row, of a server that fails
+    name: str
+    slots: int | None = None
+    context: int | None = None
+    max_waiting: int | None = None
+    mismatch_limit: float | None = 0.05
 
 
 @dataclass
-class InferenceConfig(SglangKeys, JaxKeys):
-    """The engine that samples. `slots`, `context`, `max_waiting` and `mismatch_limit` are every engine's."""
+class JaxInference(InferenceConfig):
+    """The engine in this process."""
 
-    name: str = "jax"  # jax | sglang
-    slots: int | None = None  # sequences decoded at once; None: as many as memory allows, at most 256 (SGLang's choice)
-    context: int | None = None  # tokens of prompt and completion the cache holds; None: the model's context
-    max_waiting: int | None = None  # requests that may wait for a slot before more are refused; None: any number
-    mismatch_limit: float | None = 0.05  # most nats per token (k3) between sampler and trainer on policy; None: any
+    name: str = "jax"
+    tokens_per_dispatch: int | None = None
+    chunk: int = 256
+    exact: bool | None = None
+
+
+@dataclass
+class SglangInference(InferenceConfig):
+    """SGLang's servers: started on this machine, or found at `urls`."""
+
+    name: str = "sglang"
+    urls: list[str] = field(default_factory=list)
+    servers: int = 1
+    port: int = 0
+    platform: str = "cpu"
+    environment: str | None = None
+    dtype: str = "float32"
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+    memory_fraction: float | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    publish: str = "disk"
+    publish_folder: str | None = None
+    pause: str = "retract"
+    in_flight: int = 1024
+    timeout: float = 1800.0
+    load_timeout: float = 600.0
+    ready_timeout: float = 600.0
+    restarts: int = 5
 
 
 @dataclass
@@ -178,7 +179,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
-    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    inference: dict[str, Any] = field(default_factory=dict)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
@@ -256,9 +257,7 @@ class ChatConfig:
     client: ClientConfig = field(default_factory=ClientConfig)
     model: ModelConfig = field(default_factory=ModelConfig)  # for client=engine
     hardware: HardwareConfig = field(default_factory=HardwareConfig)  # for client=engine
-    inference: InferenceConfig = field(
-        default_factory=lambda: InferenceConfig(slots=1, tokens_per_dispatch=1)
-    )  # for client=engine
+    inference: dict[str, Any] = field(default_factory=dict)  # for client=engine
     sampling: ChatSamplingConfig = field(default_factory=ChatSamplingConfig)
     run: str | None = None  # for client=engine: a run directory whose model, with its newest weights, answers
     seed: int = 0
@@ -272,7 +271,7 @@ class EvalRunConfig:
     client: ClientConfig = field(default_factory=ClientConfig)
     model: ModelConfig = field(default_factory=ModelConfig)  # for client=engine
     hardware: HardwareConfig = field(default_factory=HardwareConfig)  # for client=engine
-    inference: InferenceConfig = field(default_factory=InferenceConfig)  # for client=engine
+    inference: dict[str, Any] = field(default_factory=dict)  # for client=engine
     sampling: EvalSamplingConfig = field(default_factory=EvalSamplingConfig)
     run: str | None = None  # for client=engine: a run directory whose model, with its newest weights, is evaluated
     split: str = "eval"
@@ -292,7 +291,7 @@ class ServeConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
-    inference: InferenceConfig = field(default_factory=lambda: InferenceConfig(slots=32))
+    inference: dict[str, Any] = field(default_factory=dict)
     run: str | None = None  # a run directory whose model, with its newest weights, is served
     host: str = "127.0.0.1"  # 0.0.0.0 listens on every network interface
     port: int = 30000  # 0 takes any free one
@@ -312,7 +311,7 @@ class ParityConfig:
     env: dict[str, Any] = field(default_factory=dict)  # its tasks are the prompts
     model: ModelConfig = field(default_factory=ModelConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
-    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    inference: dict[str, Any] = field(default_factory=dict)
     run: str | None = None  # a run directory whose model, with its newest weights, is compared
     split: str = "eval"
     tasks: int = 16  # prompts

@@ -9,8 +9,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from envs.clients.base import Client
@@ -24,20 +22,16 @@ from rl.algorithms import ALGORITHMS, Algorithm
 from rl.algorithms.compose import TABLES, specialised
 from rl.checkpoint import load_params
 from rl.cli.adapter import with_adapter
+from rl.cli.engine import engine_config, name_and_arguments, open_engine
 from rl.cli.model import Origin, abstract_params, as_config_error, fresh_params, model_name, model_of_run, open_model
 from rl.config import (
     ClientConfig,
     EvalRunConfig,
     HardwareConfig,
-    InferenceConfig,
     ModelConfig,
     OptimizerConfig,
-    SglangKeys,
 )
-from rl.inference.engine import Engine
-from rl.inference.jax_engine import JaxEngine
-from rl.models.base import DecoderConfig, Model, Params
-from rl.models.lora import dense
+from rl.models.base import Model, Params
 from rl.models.matrices import matrices
 from rl.parallel.mesh import Rules, batch_constraint, make_mesh, parameter_shardings
 from rl.parallel.platform import use_platform
@@ -47,12 +41,7 @@ from rl.trainer.rules import RULES
 from rl.types import Batch
 from rl.weights.load import load
 
-ENGINES = ("jax", "sglang")
-
 CLIENTS = ("engine", "openai")
-
-CPU_CACHE = 2 * 2**30
-"""Bytes of keys and values that the engine keeps on a CPU, unless `inference.slots` says how many sequences."""
 
 
 class Policy(NamedTuple):
@@ -78,7 +67,7 @@ class Policy(NamedTuple):
 
 def make_environment(settings: Mapping[str, Any]) -> Environment:
     """The environment that `env.name` names, with the other keys as its arguments."""
-    name, arguments = _name_and_arguments("env", settings)
+    name, arguments = name_and_arguments("env", settings)
     return load_environment(name, **arguments)
 
 
@@ -87,7 +76,7 @@ def make_algorithm(settings: Mapping[str, Any]) -> Algorithm:
 
     A part of it may also be `module:function`, imported from wherever Python finds it.
     """
-    name, arguments = _name_and_arguments("algorithm", settings)
+    name, arguments = name_and_arguments("algorithm", settings)
     if name not in ALGORITHMS:
         raise unknown_name("algorithm", name, ALGORITHMS)
     parts = {kind: imported(arguments[kind], f"algorithm.{kind}") for kind in TABLES if kind in arguments}
@@ -153,79 +142,6 @@ def make_policy(config: ModelConfig, hardware: HardwareConfig, seed: int) -> Pol
 
 
 @asynccontextmanager
-async def open_engine(
-    config: InferenceConfig, policy: Policy, folder: Path, report: Callable[[str], None]
-) -> AsyncIterator[Engine]:
-    """The engine that samples from a policy, closed on the way out.
-
-    Args:
-        config: which engine.
-        policy: its weights are version 0.
-        folder: for what an engine leaves beside its samples: logs.
-        report: is told, in a sentence, what an engine that takes its time is doing.
-    """
-    check_engine(config)
-    if config.name == "sglang":
-        from rl.cli.sglang import sglang_engine
-
-        async with sglang_engine(config, policy, folder, report) as engine:
-            yield engine
-        return
-    inside = make_jax_engine(config, policy)
-    try:
-        yield inside
-    finally:
-        await inside.close()
-
-
-def check_engine(config: InferenceConfig) -> None:
-    """Refuses an engine there is none of, and keys that would do nothing. (Those of the engine in the process are set
-    by some verbs, whichever engine is chosen.)
-
-    Raises:
-        ConfigError: naming the key and whose it is.
-    """
-    if config.name not in ENGINES:
-        raise unknown_name("inference.name", config.name, ENGINES)
-    default = InferenceConfig()
-    for key in (f.name for f in fields(SglangKeys)):
-        if config.name != "sglang" and getattr(config, key) != getattr(default, key):
-            raise ConfigError(
-                f"inference.{key} is a key of inference=sglang, but the engine is {config.name}; "
-                f"choose inference=sglang, or leave inference.{key} out"
-            )
-
-
-def make_jax_engine(config: InferenceConfig, policy: Policy) -> JaxEngine:
-    """The engine in this process."""
-    with as_config_error("inference"):
-        return JaxEngine(
-            policy.model,
-            dense(policy.params),
-            slots=config.slots or affordable_slots(policy.model.config, config.context),
-            context=config.context,
-            tokens_per_dispatch=config.tokens_per_dispatch,
-            chunk=config.chunk,
-            exact=config.exact,
-            max_waiting=config.max_waiting,
-            text_of=policy.renderer.text,
-        )
-
-
-def affordable_slots(shape: DecoderConfig, context: int | None) -> int:
-    """How many sequences' keys and values fit into what a cache may take: a power of two, at most 256."""
-    numbers = 2 * shape.layers * shape.kv_heads * shape.head_size * (context or shape.context)
-    fitting = _cache_bytes() // (numbers * jnp.dtype(shape.compute_dtype).itemsize)
-    return 2 ** min(8, max(0, fitting.bit_length() - 1))
-
-
-def _cache_bytes() -> int:
-    """Half of what the device has free; on a CPU, where that would change from run to run, always the same."""
-    free = jax.devices()[0].memory_stats()
-    return CPU_CACHE if free is None else (free["bytes_limit"] - free["bytes_in_use"]) // 2
-
-
-@asynccontextmanager
 async def open_client(
     config: EvalRunConfig, folder: Path, report: Callable[[str], None]
 ) -> AsyncIterator[tuple[Client, str]]:
@@ -239,9 +155,10 @@ async def open_client(
         finally:
             await client.close()
         return
+    inference = engine_config(config.inference)
     model = model_of_run(Path(config.run)) if config.run is not None else config.model
     policy = make_policy(model, config.hardware, config.seed)
-    async with open_engine(config.inference, policy, folder, report) as engine:
+    async with open_engine(inference, policy, folder, report) as engine:
         yield EngineClient(engine, policy.renderer), config.run or model_name(model)
 
 
@@ -273,11 +190,3 @@ async def make_openai_client(config: ClientConfig) -> tuple[OpenAIClient, str]:
         await client.close()
         raise
     return client, config.model
-
-
-def _name_and_arguments(section: str, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    arguments = dict(settings)
-    name = arguments.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"{section}.name is {name!r}; expected a name, for example {section}=NAME")
-    return name, arguments

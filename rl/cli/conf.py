@@ -2,6 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 CONF = Path(__file__).parents[2] / "conf"
 """The folder of configs: beside the packages, in a clone and in an installation alike."""
@@ -24,6 +27,12 @@ def groups() -> list[str]:
 def options(group: str) -> list[str]:
     """The choices that a group has."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def settings(group: str, option: str) -> dict[str, Any]:
+    """What an option's file sets; group "" has the root configs."""
+    found: dict[str, Any] = yaml.safe_load((CONF / group / f"{option}.yaml").read_text("utf-8"))
+    return found
 
 
 def meanings(group: str, option: str) -> dict[str, str]:

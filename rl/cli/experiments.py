@@ -16,14 +16,13 @@ from envs.evaluation import Evaluation, paired_gain
 from envs.price import Price
 from envs.types import Sampling
 from rl.cli.build import (
-    check_engine,
     make_algorithm,
     make_environment,
     make_optimizer,
     make_policy,
     open_client,
-    open_engine,
 )
+from rl.cli.engine import engine_config, open_engine
 from rl.cli.stages import Stages
 from rl.config import ClientConfig, EvalRunConfig, OptimizerConfig, SftConfig, TrainConfig
 from rl.progress import Progress
@@ -43,7 +42,7 @@ def train(config: TrainConfig, composed: str) -> Path:
     Returns:
         The run directory.
     """
-    check_engine(config.inference)
+    inference = engine_config(config.inference)
     environment = make_environment(config.env)
     algorithm = make_algorithm(config.algorithm)
     policy = make_policy(config.model, config.hardware, config.seed)
@@ -67,7 +66,7 @@ def train(config: TrainConfig, composed: str) -> Path:
                 warm.demonstrations,
             )
         policy_now = policy._replace(params=params)
-        async with open_engine(config.inference, policy_now, run.path / "sglang", progress.note) as engine:
+        async with open_engine(inference, policy_now, run.path / "sglang", progress.note, exact=True) as engine:
             client = EngineClient(engine, policy.renderer)
             before = await stage.evaluate("before", client, config.eval, config.sampling.max_tokens)
             await stage.reinforce(
@@ -81,7 +80,7 @@ def train(config: TrainConfig, composed: str) -> Path:
                 sampling=Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens),
                 max_staleness=config.max_staleness,
                 step_timeout=config.step_timeout,
-                mismatch_limit=config.inference.mismatch_limit,
+                mismatch_limit=inference.mismatch_limit,
             )
             after = await stage.evaluate("after", client, config.eval, config.sampling.max_tokens)
         run.summarise(_summary(config, run, before, after))

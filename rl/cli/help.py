@@ -181,10 +181,18 @@ def _knobs(verb: str, config: Any) -> list[str]:
     for key, meaning in KNOBS[verb].items():
         value = config
         for name in key.split("."):
-            value = getattr(value, name)
+            value = _section(verb, key)[name] if isinstance(value, dict) else getattr(value, name)
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
         lines.append(f"  {f'{key}={shown}':<30}{meaning}")
     return lines
+
+
+def _section(verb: str, key: str) -> dict[str, Any]:
+    """The settings beside a key whose section is open: those of the group's default choice, and the root's own."""
+    group = key.partition(".")[0]
+    choice = defaults(verb)[group]
+    assert choice is not None
+    return {**conf.settings(group, choice), **conf.settings("", verb).get(group, {})}
 
 
 def defaults(verb: str) -> dict[str, str | None]:

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -59,17 +59,20 @@ def composed_or_shown(verb: str, flags: argparse.Namespace) -> "Composed[Any] | 
 
 
 def annotated(text: str) -> str:
-    """A composed config with what each setting of its algorithm is, as comments."""
-    section = re.search(r"^algorithm:\n((?:  .*\n)*)", text, re.MULTILINE)
-    name = re.search(r"^  name: (\w+)$", section[1], re.MULTILINE) if section else None
-    if section is None or name is None or name[1] not in conf.options("algorithm"):
-        return text
-    means = conf.meanings("algorithm", name[1])
+    """A composed config with what each setting of its algorithm and its engine is, as comments."""
+    for group in ("algorithm", "inference"):
+        section = re.search(rf"^{group}:\n((?:  .*\n)*)", text, re.MULTILINE)
+        name = re.search(r"^  name: (\w+)$", section[1], re.MULTILINE) if section else None
+        if section is not None and name is not None and name[1] in conf.options(group):
+            text = text.replace(section[1], _annotated(section[1], conf.meanings(group, name[1])))
+    return text
 
+
+def _annotated(section: str, means: Mapping[str, str]) -> str:
     def line(setting: re.Match[str]) -> str:
         return f"{setting[0]} # {means[setting[1]]}" if setting[1] in means else setting[0]
 
-    return text.replace(section[1], re.sub(r"^  (\w+): .*$", line, section[1], flags=re.MULTILINE))
+    return re.sub(r"^  (\w+): .*$", line, section, flags=re.MULTILINE)
 
 
 def settings_of(flags: argparse.Namespace) -> list[str]:

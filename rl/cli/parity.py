@@ -43,10 +43,10 @@ def parity(config: ParityConfig) -> None:
     folder = Path(config.out or f"runs/parity-{datetime.now():%Y%m%d-%H%M%S}")
     folder.mkdir(parents=True, exist_ok=True)
     found, name = _measured(config, folder)
-    title = f"{name}: {config.inference.name} beside the trainer"
+    title = f"{name}: {config.inference['name']} beside the trainer"
     note = f"{config.tasks} prompts, temperature {config.temperature:g}, {config.max_tokens} tokens each at most"
     html, png = write_page(folder, found, title, note)
-    asked = {"model": name, "engine": config.inference.name, "temperature": config.temperature, "seed": config.seed}
+    asked = {"model": name, "engine": config.inference["name"], "temperature": config.temperature, "seed": config.seed}
     (folder / "parity.json").write_text(json.dumps({**asked, **found.summary()}, indent=2) + "\n", "utf-8")
     Console().print(parity_table(found, title))
     print(f"numbers: {folder / 'parity.json'}\nplot:    {html}, {png}")
@@ -64,12 +64,14 @@ def _note(text: str) -> None:
 
 def _measured(config: ParityConfig, folder: Path) -> tuple[Any, str]:
     """The comparison, and what the model is called; `folder` gets the engine's logs."""
-    from rl.cli.build import make_environment, make_policy, open_engine
+    from rl.cli.build import make_environment, make_policy
+    from rl.cli.engine import engine_config, open_engine
     from rl.cli.model import model_name, model_of_run
     from rl.inference.engine import TokenSampling
     from rl.inference.parity import measure
     from rl.models.lora import dense
 
+    inference = engine_config(config.inference)
     environment = make_environment(config.env)
     model = config.model if config.run is None else model_of_run(Path(config.run))
     policy = make_policy(model, config.hardware, config.seed)
@@ -83,7 +85,7 @@ def _measured(config: ParityConfig, folder: Path) -> tuple[Any, str]:
     )
 
     async def main() -> Any:
-        async with open_engine(config.inference, policy, folder / "sglang", _note) as engine:
+        async with open_engine(inference, policy, folder / "sglang", _note) as engine:
             return await measure(engine, policy.model, dense(policy.params), prompts, sampling)
 
     return asyncio.run(main()), config.run or model_name(model)

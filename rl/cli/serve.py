@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from envs.errors import ConfigError
 from rl.cli.launch import composed_or_shown, parse
-from rl.config import ServeConfig
+from rl.config import JaxInference, ServeConfig
 
 if TYPE_CHECKING:
     from rl.cli.build import Policy
@@ -29,16 +29,18 @@ def run(arguments: Sequence[str]) -> int:
 
 def serve(config: ServeConfig) -> None:
     """Serves a model until SIGTERM or Ctrl-C."""
+    from rl.cli.engine import engine_config, make_jax_engine
     from rl.inference.server import lifecycle
 
-    if config.inference.name != "jax":
+    inference = engine_config(config.inference)
+    if not isinstance(inference, JaxInference):
         raise ConfigError(
             f"rl serve serves the engine in this process (inference=jax), but inference.name is "
-            f"{config.inference.name}; SGLang is a server itself: rl export writes a model for it"
+            f"{inference.name}; SGLang is a server itself: rl export writes a model for it"
         )
     key = _api_key(config.api_key_env)
     listener = lifecycle.bound(config.host, config.port)  # first of all: to load a model may take minutes
-    from rl.cli.build import make_jax_engine, make_policy
+    from rl.cli.build import make_policy
     from rl.cli.model import model_of_run
     from rl.cli.reload import weights_reader
     from rl.inference.score import Scorer
@@ -56,7 +58,7 @@ def serve(config: ServeConfig) -> None:
         return await asyncio.to_thread(read, path)
 
     async def main() -> None:
-        engine = make_jax_engine(config.inference, policy)
+        engine = make_jax_engine(inference, policy)
         app = make_app(
             engine,
             policy.renderer,

@@ -10,7 +10,7 @@ from typing import Any
 from envs.errors import ConfigError, unknown_name
 from rl.cli.build import Policy
 from rl.cli.export import write_directory
-from rl.config import InferenceConfig
+from rl.config import SglangInference
 from rl.inference.engine import EngineError
 from rl.inference.sglang.command import find_python
 from rl.inference.sglang.engine import SglangEngine
@@ -35,7 +35,7 @@ MARGIN = 7
 
 @asynccontextmanager
 async def sglang_engine(
-    config: InferenceConfig, policy: Policy, folder: Path, report: Callable[[str], None]
+    config: SglangInference, policy: Policy, folder: Path, report: Callable[[str], None]
 ) -> AsyncIterator[SglangEngine]:
     """An engine whose servers have the policy's weights; whatever was started for it is ended with it.
 
@@ -85,7 +85,7 @@ def _write(model: Path, policy: Policy, dtype: str, context: int) -> None:
         write_directory(draft, policy._replace(origin=origin), dtype)
 
 
-def _fleet(config: InferenceConfig, model: Path, folder: Path, report: Callable[[str], None]) -> Fleet:
+def _fleet(config: SglangInference, model: Path, folder: Path, report: Callable[[str], None]) -> Fleet:
     patience = Patience(ready=config.ready_timeout, answer=config.load_timeout)
     revival = Revival(restarts=config.restarts)
     if config.urls:
@@ -112,7 +112,7 @@ def _fleet(config: InferenceConfig, model: Path, folder: Path, report: Callable[
 
 
 async def _engine(
-    config: InferenceConfig, policy: Policy, context: int, model: Path, fleet: Fleet, http: Http
+    config: SglangInference, policy: Policy, context: int, model: Path, fleet: Fleet, http: Http
 ) -> SglangEngine:
     infos = [await http.get(url, "/server_info") for url in fleet.urls]
     room = min(_room(url, info) for url, info in zip(fleet.urls, infos, strict=True))
@@ -141,7 +141,7 @@ async def _engine(
     )
 
 
-def _way(config: InferenceConfig, exporter: Exporter, http: Http, model: Path) -> Way[Any]:
+def _way(config: SglangInference, exporter: Exporter, http: Http, model: Path) -> Way[Any]:
     match config.publish:
         case "tensor":
             return Tensor(exporter, http)

@@ -75,6 +75,7 @@ async def answer(conversation: Conversation, text: str) -> None:
 def _open(config: ChatConfig, runner: asyncio.Runner) -> tuple[Conversation, Close]:
     """The conversation that the config asks for, and how to end it."""
     from rl.cli import build
+    from rl.cli.engine import engine_config, open_engine
     from rl.cli.model import model_of_run
 
     sampling = Sampling(
@@ -89,13 +90,15 @@ def _open(config: ChatConfig, runner: asyncio.Runner) -> tuple[Conversation, Clo
     if config.client.name == "openai":
         client, _ = runner.run(build.make_openai_client(config.client))
         return ServerConversation(client, sampling, config.system), client.close
+    inference = engine_config(config.inference)
     if sys.stderr.isatty():
         _note("loading …")
     model = model_of_run(Path(config.run)) if config.run is not None else config.model
     policy = build.make_policy(model, config.hardware, config.seed)
     opened = contextlib.AsyncExitStack()
     folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="upswing-chat-")))
-    engine = runner.run(opened.enter_async_context(build.open_engine(config.inference, policy, folder, _note)))
+    opening = open_engine(inference, policy, folder, _note, tokens_per_dispatch=1)  # shown token by token
+    engine = runner.run(opened.enter_async_context(opening))
     return EngineConversation(engine, policy.renderer, sampling, config.system), opened.aclose
 
 

@@ -1,41 +1,52 @@
 """Which engine a config names, and whose keys it may have."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from envs import ConfigError
-from rl.cli.build import check_engine, make_policy, open_engine
+from rl.cli.build import make_policy
 from rl.cli.compose import compose
-from rl.config import HardwareConfig, InferenceConfig, ModelConfig
+from rl.cli.conf import meanings
+from rl.cli.engine import ENGINES, engine_config, open_engine
+from rl.config import HardwareConfig, JaxInference, ModelConfig, SglangInference
 from rl.inference.engine import EngineError, TokenSampling
 
 MODEL = ModelConfig(name="qwen3", layers=1, width=16, heads=2, kv_heads=1, ffn=16, context=32)
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("settings", "message"),
     [
-        (InferenceConfig(name="vllm"), "unknown inference.name 'vllm'; known: jax, sglang"),
-        (InferenceConfig(servers=2), "inference.servers is a key of inference=sglang, but the engine is jax"),
+        ({"name": "vllm"}, "unknown inference.name 'vllm'; known: jax, sglang"),
+        ({"name": "jax", "servers": 2}, "inference.servers is a key of inference=sglang, but the engine is jax"),
+        ({"name": "sglang", "exact": True}, "inference.exact is a key of inference=jax, but the engine is sglang"),
+        ({"name": "jax", "slotz": 2}, "engine 'jax' has no argument 'slotz'; did you mean 'slots'"),
+        ({"name": "jax", "slots": "many"}, "engine 'jax': argument 'slots' is 'many' .*expected int or None"),
     ],
 )
-def test_keys_of_another_engine_are_refused(config: InferenceConfig, message: str) -> None:
+def test_keys_of_another_engine_and_of_none_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_engine(config)
+        engine_config(settings)
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "chat"])
-@pytest.mark.parametrize("name", ["jax", "sglang"])
+@pytest.mark.parametrize("name", list(ENGINES))
 def test_every_verb_takes_every_engine(verb: str, name: str) -> None:
-    config = compose(verb, [f"inference={name}"]).config.inference
-    check_engine(config)
-    assert config.name == name
+    assert engine_config(compose(verb, [f"inference={name}"]).config.inference).name == name
+
+
+@pytest.mark.parametrize("name", list(ENGINES))
+def test_a_file_lists_all_keys_of_its_engine_with_their_defaults_and_meanings(name: str) -> None:
+    settings = compose("train", [f"inference={name}"]).config.inference
+    assert asdict(engine_config({"name": name})) == settings
+    assert set(meanings("inference", name)) == set(settings) - {"name"}
 
 
 async def test_the_engine_in_the_process_is_closed(tmp_path: Path) -> None:
     policy = make_policy(MODEL, HardwareConfig(), seed=0)
-    async with open_engine(InferenceConfig(slots=1), policy, tmp_path, print) as engine:
+    async with open_engine(JaxInference(slots=1), policy, tmp_path, print) as engine:
         assert len((await engine.generate([1, 2], TokenSampling(max_tokens=3))).ids) == 3
     with pytest.raises(EngineError, match="closed"):
         await engine.health()
@@ -53,6 +64,6 @@ async def test_the_engine_in_the_process_is_closed(tmp_path: Path) -> None:
 async def test_what_sglang_cannot_be_told(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     policy = make_policy(MODEL, HardwareConfig(), seed=0)
     with pytest.raises(ConfigError, match=message):
-        async with open_engine(InferenceConfig(name="sglang", **changes), policy, tmp_path, print):  # type: ignore[arg-type]
+        async with open_engine(SglangInference(**changes), policy, tmp_path, print):  # type: ignore[arg-type]
             pass
     assert not (tmp_path / "model").exists()

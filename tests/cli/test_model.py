@@ -13,8 +13,9 @@ import pytest
 from envs.errors import ConfigError
 from envs.render import ByteRenderer
 from rl.checkpoint import Checkpoints
-from rl.cli.build import affordable_slots, make_policy
+from rl.cli.build import make_policy
 from rl.cli.compose import compose
+from rl.cli.engine import affordable_slots
 from rl.cli.export import export
 from rl.cli.main import main
 from rl.cli.model import model_name, open_model

@@ -58,10 +58,17 @@ class Tokens(NamedTuple):
 
 
 class TokenLoss(NamedTuple):
-    """Per-token loss `[R, L]`, and per-token values to observe by name; only masked tokens of either are ever read."""
+    """Per-token loss and, by name, per-token values to observe; only masked tokens of either are ever read.
+
+    Attributes:
+        loss: what is minimised.
+        metrics: observed as their mean over tokens.
+        maxima: observed as the largest of the batch; not negative.
+    """
 
     loss: Float[Array, "R L"]
     metrics: Mapping[str, Float[Array, "R L"]]
+    maxima: Mapping[str, Float[Array, "R L"]] = {}
 
 
 Loss = Callable[..., TokenLoss]

@@ -226,8 +226,8 @@ def _loss(
 ) -> Callable[[TokenScores, Batch, Hyper], TokenLoss]:
     """The composed loss.
 
-    The metrics `mismatch/*` say how far the trainer's log-probabilities are from the sampler's: on policy they are
-    rounding, and anything more is a bug in one of the two.
+    The metrics `mismatch/*` say how far the trainer's log-probabilities are from the sampler's (k1 and k3 estimate the
+    divergence of the sampler from it): on policy they are rounding, and anything more is a bug in one of the two.
     """
     by_age = any("max_age" in settings_of(correction) for correction in parts.corrections)
 
@@ -238,9 +238,11 @@ def _loss(
             x = x._replace(ages=ages.astype(x.logprobs.dtype))
         policy = parts.loss(x, **_arguments(parts.loss, hyper, choices))
         total = policy.loss
+        apart = jnp.abs(x.mismatch)
         metrics = {
             **policy.metrics,
-            "mismatch/abs": jnp.abs(x.mismatch),
+            "mismatch/abs": apart,
+            "mismatch/k1": -x.mismatch,
             "mismatch/k3": jnp.expm1(x.mismatch) - x.mismatch,
         }
         if parts.corrections:
@@ -260,7 +262,7 @@ def _loss(
             metrics["kl_reference"] = kl
         if regularisers.entropy:
             total = total - hyper["entropy_weight"] * jnp.where(batch.mask, scores.entropy, 0.0)
-        return TokenLoss(total, metrics)
+        return TokenLoss(total, metrics, {**policy.maxima, "mismatch/max": apart})
 
     return loss
 

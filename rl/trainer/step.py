@@ -65,11 +65,11 @@ def check_mismatch(step: int, metrics: Mapping[str, float], limit: float | None)
     found = metrics.get("mismatch/k3")
     if limit is None or found is None or metrics.get("staleness", 0.0) > 0 or found <= limit:
         return
-    mean = metrics.get("mismatch/abs", math.nan)
+    mean, largest = metrics.get("mismatch/abs", math.nan), metrics.get("mismatch/max", math.nan)
     raise MismatchError(
-        f"update {step}: the sampler's log-probabilities are {found:.3g} nats per token (k3; {mean:.3g} in mean "
-        f"absolute difference) from the trainer's, on tokens of the very same policy; expected at most {limit:g} "
-        "(inference.mismatch_limit). Likely: the sampler has other weights (its log tells), computes in another dtype "
-        "(hardware.compute_dtype, inference.dtype), or has another model (rope, tied embeddings). rl parity "
-        "compares both token by token; where such a difference is known and wanted, raise the limit"
+        f"update {step}: the sampler's log-probabilities are {found:.3g} nats per token (k3; in absolute difference "
+        f"{mean:.3g}, at worst {largest:.3g}) from the trainer's, on tokens of the very same policy; expected at most "
+        f"{limit:g} (inference.mismatch_limit). Likely: the sampler has other weights (its log tells), computes in "
+        "another dtype (hardware.compute_dtype, inference.dtype), or has another model (rope, tied embeddings). rl "
+        "parity compares both token by token; where such a difference is known and wanted, raise the limit"
     )

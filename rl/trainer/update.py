@@ -24,10 +24,17 @@ Update = Callable[[TrainState, Batch, Hyper, Params | None], tuple[TrainState, M
 Score = Callable[[Params, Batch, jax.Array | float], TokenScores]
 
 
-class Sums(NamedTuple):
-    """What micro-batches add up besides loss and gradient: of every metric, and the tokens that experts were given."""
+class Observed(NamedTuple):
+    """What micro-batches tell besides loss and gradient.
 
-    metrics: Metrics
+    Attributes:
+        sums: of every metric over tokens.
+        maxima: the largest of what is observed so.
+        expert_loads: tokens that experts were given.
+    """
+
+    sums: Metrics
+    maxima: Metrics
     expert_loads: Mapping[str, jax.Array]
 
 
@@ -74,22 +81,23 @@ def make_update(
         constrain: pins each micro-batch to the mesh.
     """
 
-    def microbatch_loss(params: Params, batch: Batch, weights: jax.Array, hyper: Hyper) -> tuple[jax.Array, Sums]:
+    def microbatch_loss(params: Params, batch: Batch, weights: jax.Array, hyper: Hyper) -> tuple[jax.Array, Observed]:
         scores = score(params, batch, hyper["temperature"])
         token = algorithm.loss(scores, batch, hyper)
-        observed = {"entropy": scores.entropy, **token.metrics}
-        sums = {name: masked_sum(jax.lax.stop_gradient(value), batch.mask) for name, value in observed.items()}
-        return masked_sum(token.loss * weights, batch.mask), Sums(sums, scores.expert_loads)
+        metrics, maxima = jax.lax.stop_gradient(({"entropy": scores.entropy, **token.metrics}, token.maxima))
+        sums = {name: masked_sum(value, batch.mask) for name, value in metrics.items()}
+        largest = {name: jnp.where(batch.mask, value, 0.0).max() for name, value in maxima.items()}
+        return masked_sum(token.loss * weights, batch.mask), Observed(sums, largest, scores.expert_loads)
 
     def update(
         state: TrainState, batch: Batch, hyper: Hyper, frozen: Params | None = None
     ) -> tuple[TrainState, Metrics]:
-        def loss_of(trained: Params, *rest: Any) -> tuple[jax.Array, Sums]:
+        def loss_of(trained: Params, *rest: Any) -> tuple[jax.Array, Observed]:
             return microbatch_loss(join(trained, frozen), *rest)
 
         hyper = {**hyper, "version": state.step}
         batch = algorithm.prepare(batch, hyper)
-        loss, (sums, expert_loads), grads = _accumulate(
+        loss, (sums, maxima, expert_loads), grads = _accumulate(
             jax.value_and_grad(loss_of, has_aux=True),
             state.params,
             batch,
@@ -112,7 +120,7 @@ def make_update(
         after = TrainState(params, opt_state, state.step + 1)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
-        metrics = {name: value / tokens for name, value in sums.items()}
+        metrics = {**{name: value / tokens for name, value in sums.items()}, **maxima}
         if expert_loads:
             metrics["moe/max_load"] = max_load(expert_loads)
         return kept, {
@@ -128,14 +136,14 @@ def make_update(
 
 def _accumulate(  # type: ignore[no-untyped-def]
     value_and_grad, params: Params, batch: Batch, weights: jax.Array, hyper: Hyper, rows: int, constrain
-) -> tuple[jax.Array, Sums, Params]:
-    """Sums loss, metrics and gradients over the micro-batches that hold any token."""
+) -> tuple[jax.Array, Observed, Params]:
+    """Loss, what was observed and gradients, over the micro-batches that hold any token."""
     R = batch.tokens.shape[0]
     per_row = batch._replace(rollouts=jnp.broadcast_to(batch.rollouts, (R,)))
     cut = jax.tree.map(lambda a: a.reshape(R // rows, rows, *a.shape[1:]), (per_row, weights))
     filled = (batch.segment_ids > 0).any(axis=1).reshape(R // rows, rows).any(axis=1)
 
-    def one(index: jax.Array) -> tuple[jax.Array, Sums, Params]:
+    def one(index: jax.Array) -> tuple[jax.Array, Observed, Params]:
         part, part_weights = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, 0, keepdims=False), cut)
         part = constrain(part._replace(rollouts=batch.rollouts))
         (loss, sums), grads = value_and_grad(params, part, part_weights, hyper)
@@ -143,4 +151,12 @@ def _accumulate(  # type: ignore[no-untyped-def]
 
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, jnp.zeros((), jnp.int32)))
     last = jnp.max(jnp.where(filled, jnp.arange(1, R // rows + 1), 0))
-    return jax.lax.fori_loop(0, last, lambda i, total: jax.tree.map(jnp.add, total, one(i)), zeros)
+    return jax.lax.fori_loop(0, last, lambda i, total: _joined(total, one(i)), zeros)
+
+
+def _joined(
+    total: tuple[jax.Array, Observed, Params], part: tuple[jax.Array, Observed, Params]
+) -> tuple[jax.Array, Observed, Params]:
+    """Everything adds up but maxima."""
+    loss, observed, grads = jax.tree.map(jnp.add, total, part)
+    return loss, observed._replace(maxima=jax.tree.map(jnp.maximum, total[1].maxima, part[1].maxima)), grads

@@ -51,6 +51,7 @@ def test_clipped_surrogate(
     assert (value, found) == (pytest.approx(loss, rel=1e-6), pytest.approx(slope, rel=1e-6))
     assert metrics["clip_fraction"] == clipped
     assert metrics["mismatch/abs"] == pytest.approx(abs(np.log(ratio)), rel=1e-6)
+    assert metrics["mismatch/k1"] == pytest.approx(-np.log(ratio), rel=1e-6)
     assert metrics["mismatch/k3"] == pytest.approx(ratio - 1 - np.log(ratio), rel=1e-6, abs=1e-9)
     assert "kl_reference" not in metrics
 

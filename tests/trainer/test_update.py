@@ -314,8 +314,9 @@ def test_the_step_and_its_metrics(update: Any) -> None:
     assert state.step == 1 and metrics["lr"] == pytest.approx(0.1)
     scores = bigram_score(TABLE, jax.device_put(BATCH), 1.0)
     assert metrics["entropy"] == pytest.approx(float(scores.entropy[BATCH.mask].mean()), rel=1e-5)
-    mismatch = np.abs(scores.logprobs - BATCH.behaviour_logprobs)[BATCH.mask].mean()
-    assert metrics["mismatch/abs"] == pytest.approx(float(mismatch), rel=1e-5)
+    mismatch = np.abs(scores.logprobs - BATCH.behaviour_logprobs)[BATCH.mask]
+    assert metrics["mismatch/abs"] == pytest.approx(float(mismatch.mean()), rel=1e-5)
+    assert metrics["mismatch/max"] == pytest.approx(float(mismatch.max()), rel=1e-5)
     # Adam's first step is the sign of the gradient: every logit that any trained token depends on moves by lr.
     moved = np.abs(np.asarray(state.params) - np.asarray(TABLE))
     assert np.isclose(moved, 0.1, atol=1e-3).sum() > 100 and moved.max() < 0.1001

@@ -191,6 +191,7 @@ class TrainConfig:
     group_size: int = 8  # rollouts per task
     step_timeout: float | None = 3600.0  # seconds the rollouts of one update may take; null: for ever
     max_staleness: int = 0  # updates a token may lag behind the policy it trains; 0 = synchronous
+    lockstep: bool = False  # no token lags less either (but in the first updates): sampling and updates take turns
     run_dir: str | None = None  # None: a new folder under runs/
     resume: bool = False  # continue the newest unfinished run with this very config (or the one in run_dir)
 

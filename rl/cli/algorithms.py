@@ -60,6 +60,9 @@ PEERS: Mapping[str, str] = {
 """Whose numbers tests/golden compares the parts of an algorithm with."""
 
 
+LEARNING = conf.CONF.parent / "benchmarks" / "results" / "learning.md"
+"""What benchmarks/learning.py measured; of a working copy."""
+
 INTRODUCTION = """\
 # Algorithms
 
@@ -146,6 +149,8 @@ def _document() -> Iterator[str]:
     teachers = (distil.divergence, distil.distil, distil.distil_top, distil.policy_gradient_of_kl)
     named = {function.__name__: function for function in (*teachers, distil.reverse_kl_score)}
     yield from _parts_section("Teachers (functions of `rl.algorithms.distillation`; nothing trains by them)", named)
+    if LEARNING.is_file():
+        yield from ("## Learning", "", LEARNING.read_text("utf-8").rstrip())
 
 
 def _settings_section() -> Iterator[str]:

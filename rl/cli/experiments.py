@@ -79,6 +79,7 @@ def train(config: TrainConfig, composed: str) -> Path:
                 group_size=config.group_size,
                 sampling=Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens),
                 max_staleness=config.max_staleness,
+                lockstep=config.lockstep,
                 step_timeout=config.step_timeout,
                 mismatch_limit=inference.mismatch_limit,
             )

@@ -66,6 +66,7 @@ KNOBS = {  # key -> what it is, with its unit
         "sampling.max_tokens": "tokens per completion, at most",
         "step_timeout": "seconds that the rollouts of an update may take; null is for ever",
         "max_staleness": "updates that rollouts may lag behind; 0 is synchronous",
+        "lockstep": "sampling and updates take turns: no token lags less than max_staleness",
         "warm_start.steps": "supervised updates before RL; 0 leaves it out",
         "eval.tasks": "held-out tasks before and after",
         "model.checkpoint": "folder of weights to start from",

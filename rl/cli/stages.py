@@ -119,6 +119,7 @@ class Stages:
         group_size: int,
         sampling: Sampling,
         max_staleness: int,
+        lockstep: bool,
         step_timeout: float | None,
         mismatch_limit: float | None,
     ) -> None:
@@ -173,6 +174,7 @@ class Stages:
             checkpoints=checkpoints,
             on_step=on_step,
             max_staleness=max_staleness,
+            lockstep=lockstep,
             mismatch_limit=mismatch_limit,
         )
 

@@ -41,6 +41,7 @@ async def reinforce(
     checkpoints: Checkpoints,
     on_step: Callable[[int, Groups, dict[str, float]], None],
     max_staleness: int = 0,
+    lockstep: bool = False,
     mismatch_limit: float | None = None,
 ) -> TrainState:
     """Makes updates `state.step` … `steps - 1` from what `collect` brings.
@@ -55,6 +56,7 @@ async def reinforce(
         checkpoints: where states go.
         on_step: told the number of each update (from 1), its rollouts and its metrics.
         max_staleness: updates that sampling may be ahead of training.
+        lockstep: from `rollouts`.
         mismatch_limit: from `check_mismatch`.
 
     Raises:
@@ -65,7 +67,7 @@ async def reinforce(
     await publish(state.params, version)
     try:
         # Closed on the way out, so that nothing is sampled ahead for a loop that has ended.
-        async with aclosing(rollouts(collect, version, steps, max_staleness)) as collected:
+        async with aclosing(rollouts(collect, version, steps, max_staleness, lockstep)) as collected:
             async for step, groups, seconds in collected:
                 observed = observe(groups, version)
                 started = time.perf_counter()
@@ -91,17 +93,23 @@ async def reinforce(
     return state
 
 
-async def rollouts(collect: Collect, first: int, steps: int, max_staleness: int) -> AsyncGenerator[Collected, None]:
+async def rollouts(
+    collect: Collect, first: int, steps: int, max_staleness: int, lockstep: bool = False
+) -> AsyncGenerator[Collected, None]:
     """Yields the groups of steps `first` … `steps - 1`, in order, sampling ahead as far as staleness allows.
 
     Collection of step `k` begins only once update `k - 1 - max_staleness` was published (the consumer asks for the next
-    step after it published), so no token is ever more than `max_staleness` versions old when it is trained on.
+    step after it published), so no token is ever more than `max_staleness` versions old when it is trained on. In
+    `lockstep`, it also ends before the next update begins: then every token is exactly that old (less in the first
+    steps), whoever is faster, and what is sampled can be reproduced as in the synchronous case.
     """
     ahead: deque[asyncio.Task[tuple[Groups, float]]] = deque()
     try:
         for step in range(first, steps):
             while len(ahead) <= max_staleness and step + len(ahead) < steps:
                 ahead.append(asyncio.ensure_future(_collected(collect, step + len(ahead))))
+            if lockstep:
+                await asyncio.gather(*ahead)
             yield Collected(step, *await ahead.popleft())
     finally:
         for task in ahead:

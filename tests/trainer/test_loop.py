@@ -75,6 +75,23 @@ async def test_steps_come_in_order_and_no_token_is_too_old(max_staleness: int) -
     assert most == max_staleness + 1
 
 
+async def test_in_lockstep_all_tokens_are_equally_old() -> None:
+    published, finished = 3, {}
+
+    async def collect(step: int) -> Groups:
+        for _ in range(4 * (9 - step)):  # the last ones are done first
+            await asyncio.sleep(0)
+        finished[step] = published
+        return [[trajectory(float(step), [4], versions=published)]]
+
+    ages = []
+    async for _, groups, _ in rollouts(collect, first=3, steps=9, max_staleness=2, lockstep=True):
+        ages.append(observe(groups, published)["staleness"])
+        await asyncio.sleep(0)
+        published += 1
+    assert ages == [0, 1, 2, 2, 2, 2] and finished == {3: 3, 4: 3, 5: 3, 6: 4, 7: 5, 8: 6}
+
+
 async def test_a_step_that_fails_stops_those_ahead_of_it() -> None:
     begun: set[int] = set()
     ended: set[int] = set()

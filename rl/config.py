@@ -144,6 +144,14 @@ class PackConfig:
 
 
 @dataclass
+class TeacherConfig:
+    """The model that `algorithm=opd` learns from; with a teacher, `algorithm.kl_weight` holds the policy to it, too."""
+
+    run: str | None = None  # folder of a run, for its model with its newest weights
+    source: str | None = None  # or Hugging Face folder, GGUF file or package:NAME/FILE
+
+
+@dataclass
 class WarmStartConfig:
     """Supervised training on the environment's own demonstrations, before RL. 0 steps = none."""
 
@@ -183,6 +191,7 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0

@@ -41,6 +41,7 @@ class Tokens(NamedTuple):
         advantages: credit.
         mask: tokens that are trained on.
         segment_ids: equal ids in a row are one sequence; 0 is padding.
+        reference_logprobs: under the reference or the teacher; 0 where no part asks for one.
         mismatch: log of the trainer's over the sampler's probability of the token, without gradient.
         ages: how many updates ago the token was sampled.
         chosen: tokens singled out over the whole batch.
@@ -52,6 +53,7 @@ class Tokens(NamedTuple):
     advantages: Float[Array, "R L"]
     mask: Bool[Array, "R L"]
     segment_ids: Int[Array, "R L"]
+    reference_logprobs: Float[Array, "R L"]
     mismatch: Float[Array, "R L"]
     ages: Float[Array, "R L"]
     chosen: Bool[Array, "R L"]
@@ -92,6 +94,7 @@ class Algorithm(NamedTuple):
             batch, so that how it is cut into micro-batches cannot matter.
         hyper: numeric settings and their values; `loss` finds them in `hyper` by name, traced.
         needs_reference: `loss` or `prepare` reads `batch.reference_logprobs`.
+        needs_teacher: and the reference has to be another model.
         prepare: `prepare(batch, hyper) -> batch`, over the whole batch before it is cut.
     """
 
@@ -100,4 +103,5 @@ class Algorithm(NamedTuple):
     weights: Callable[[Batch], jax.Array]
     hyper: Mapping[str, float]
     needs_reference: bool = False
+    needs_teacher: bool = False
     prepare: Callable[[Batch, Hyper], Batch] = unprepared

@@ -28,7 +28,7 @@ from rl.algorithms.base import Algorithm, Credit, Outcomes, TokenLoss, Tokens
 from rl.algorithms.corrections import CORRECTIONS, WEIGHTS
 from rl.algorithms.covariance import CHOICES
 from rl.algorithms.credit import CREDITS, LENGTH_PENALTIES
-from rl.algorithms.losses import LOSSES
+from rl.algorithms.losses import LOSSES, TAUGHT
 from rl.ops.kl import KL_ESTIMATORS, KLEstimator, kl_estimate
 from rl.ops.logprobs import TokenScores
 from rl.ops.masked import clamp
@@ -92,7 +92,7 @@ def compose(
         )
     if kl_estimator not in KL_ESTIMATORS:
         raise ValueError(f"kl_estimator is {kl_estimator!r}; expected one of {', '.join(KL_ESTIMATORS)}")
-    with_kl = kl_weight > 0
+    with_kl, with_teacher = kl_weight > 0, chosen.loss in TAUGHT
     regularisers = _Regularisers(
         kl_estimator if with_kl and kl_in == "loss" else None, kl_unbiased, entropy_weight != 0
     )
@@ -101,7 +101,8 @@ def compose(
         loss=_loss(chosen, choices, ratio_to, regularisers),
         weights=aggregation(aggregate, horizon),
         hyper={**chosen.traced(numbers), "kl_weight": kl_weight, "entropy_weight": entropy_weight},
-        needs_reference=with_kl,
+        needs_reference=with_kl or with_teacher,
+        needs_teacher=with_teacher,
         prepare=_prepare(chosen, choices, with_kl and kl_in == "reward"),
     )
 
@@ -254,8 +255,7 @@ def _loss(
             metrics["correction/weight"] = weight
             metrics["correction/left_out"] = (weight == 0).astype(jnp.float32)
         if regularisers.kl is not None:
-            reference = jnp.where(batch.mask, batch.reference_logprobs, 0.0)
-            kl = kl_estimate(x.logprobs, reference, regularisers.kl)
+            kl = kl_estimate(x.logprobs, x.reference_logprobs, regularisers.kl)
             if regularisers.kl_unbiased:
                 kl = kl * jnp.exp(clamp(x.logprobs - x.old_logprobs, 20.0))
             total = total + hyper["kl_weight"] * kl
@@ -279,6 +279,7 @@ def tokens_of(logprobs: Float[Array, "R L"], batch: Batch, ratio_to: RatioTo) ->
         advantages=batch.advantages,
         mask=batch.mask,
         segment_ids=batch.segment_ids,
+        reference_logprobs=jnp.where(batch.mask, batch.reference_logprobs, 0.0),
         mismatch=current - behaviour,
         ages=jnp.zeros_like(inside),
         chosen=batch.chosen,

@@ -36,6 +36,11 @@ def no_baseline(x: Outcomes) -> Advantages:
     return np.where(x.valid, x.rewards, 0.0)
 
 
+def nothing(x: Outcomes) -> Advantages:
+    """0: rewards are observed, and something else teaches."""
+    return np.zeros_like(x.rewards)
+
+
 def batch_mean(x: Outcomes, *, group_baseline: bool = False) -> Advantages:
     """Rewards with mean 0 and deviation 1 over all tokens of the batch (REINFORCE++, arXiv:2501.03262).
 
@@ -86,6 +91,7 @@ CREDITS: Mapping[str, Callable[..., Advantages]] = {
     "group_mean": group_mean,
     "leave_one_out": leave_one_out,
     "no_baseline": no_baseline,
+    "nothing": nothing,
     "batch_mean": batch_mean,
     "length_weighted": length_weighted,
     "success_scaled": success_scaled,

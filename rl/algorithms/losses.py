@@ -324,6 +324,19 @@ def kl_cov(x: Tokens, *, chosen_kl_weight: Number = 1.0, log_ratio_limit: Number
     return TokenLoss(held - x.advantages * jnp.exp(log_ratio), {})
 
 
+def distil(x: Tokens, *, distil_weight: Number = 1.0, log_ratio_limit: Number = 20.0) -> TokenLoss:
+    """`-(A + distil_weight sg(log q - log p)) r`, where `q` is the teacher's probability of the token (on-policy
+    distillation, Thinking Machines 2025; on policy `rl.algorithms.distillation.policy_gradient_of_kl`).
+
+    Args:
+        distil_weight: of the log of the teacher's over the policy's probability, in nats, beside the advantage.
+        log_ratio_limit: log-ratios (nats) are clamped to ± this.
+    """
+    behind = x.reference_logprobs - jax.lax.stop_gradient(x.logprobs)
+    taught = x._replace(advantages=x.advantages + distil_weight * behind)
+    return importance(taught, log_ratio_limit=log_ratio_limit)._replace(metrics={"kl_teacher": -behind})
+
+
 LOSSES: Mapping[str, Loss] = {
     "clip": clip,
     "reinforce": reinforce,
@@ -339,4 +352,7 @@ LOSSES: Mapping[str, Loss] = {
     "vespo": vespo,
     "clip_cov": clip_cov,
     "kl_cov": kl_cov,
+    "distil": distil,
 }
+TAUGHT = (distil,)
+"""Losses that need a teacher: its log-probabilities stand where those of the reference do."""

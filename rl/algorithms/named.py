@@ -207,6 +207,18 @@ icepop = named(
     correction="mis",
 )
 
+opd = named(
+    "opd",
+    """On-policy distillation (Agarwal et al. 2023, arXiv:2306.13649; in this form Thinking Machines 2025): the policy
+    samples, and every token earns the log of the teacher's over the policy's probability of it. The policy gradient is
+    that of the reverse KL divergence from the teacher, estimated by the sampled tokens alone.
+
+    The teacher is `teacher.run`, or `teacher.source`, and reads the same tokens. With `credit=group_mean` rewards count,
+    too. Temperature divides both models' logits.""",
+    credit="nothing",
+    loss="distil",
+)
+
 custom = named(
     "custom",
     """Any parts by name: `credit`, `loss`, `correction` … (the defaults are those of GRPO, arXiv:2402.03300).""",
@@ -217,7 +229,7 @@ ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
     for factory in (
         grpo, dr_grpo, dapo, rloo, reinforce, reinforce_pp, opo, gpg, maxrl, pass_at_k, gdpo, gspo, cispo, sapo, gmpo,
         dppo_tv, dppo_kl, ipo_mask, dro, kimi_k15, topr, vespo, clip_cov, kl_cov, importance, decoupled_ppo, icepop,
-        custom,
+        opd, custom,
     )
 }  # fmt: skip
 """By the name in a config."""

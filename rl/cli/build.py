@@ -30,6 +30,7 @@ from rl.config import (
     HardwareConfig,
     ModelConfig,
     OptimizerConfig,
+    TeacherConfig,
 )
 from rl.models.base import Model, Params
 from rl.models.matrices import matrices
@@ -63,6 +64,27 @@ class Policy(NamedTuple):
     constrain: Callable[[Batch], Batch]
     remat: bool
     origin: Origin
+
+
+def make_teacher(config: TeacherConfig, policy: Policy, hardware: HardwareConfig) -> Policy | None:
+    """The model that a policy learns from, if there is one.
+
+    Raises:
+        ConfigError: when it is named twice, or reads other tokens than the policy.
+    """
+    if config.run is None and config.source is None:
+        return None
+    if config.run is not None and config.source is not None:
+        raise ConfigError(f"teacher.run={config.run} and teacher.source={config.source}; leave one of them out")
+    of_run = None if config.run is None else model_of_run(Path(config.run))
+    teacher = make_policy(of_run or ModelConfig(source=config.source), hardware, seed=0)
+    ours, theirs = (p.model.config.vocab_size for p in (policy, teacher))
+    if ours != theirs:
+        raise ConfigError(
+            f"the teacher {config.run or config.source} has {theirs} tokens, the policy {ours}; tokens are what it "
+            "is asked about: take one with the same tokenizer"
+        )
+    return teacher
 
 
 def make_environment(settings: Mapping[str, Any]) -> Environment:

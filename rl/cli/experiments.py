@@ -20,6 +20,7 @@ from rl.cli.build import (
     make_environment,
     make_optimizer,
     make_policy,
+    make_teacher,
     open_client,
 )
 from rl.cli.engine import engine_config, open_engine
@@ -48,6 +49,12 @@ def train(config: TrainConfig, composed: str) -> Path:
     policy = make_policy(config.model, config.hardware, config.seed)
     optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
     _check_sampling(config)
+    teacher = make_teacher(config.teacher, policy, config.hardware)
+    if algorithm.needs_teacher and teacher is None:
+        raise ConfigError(
+            f"algorithm={config.algorithm['name']} learns from a teacher, and there is none; name one "
+            "with teacher.run=runs/NAME or teacher.source=FOLDER"
+        )
     name = f"{environment.name}-{config.algorithm['name']}-seed{config.seed}-{_now()}"
     run = _open(config.run_dir, name, composed, config.resume)
     title = f"{environment.name} · {config.algorithm['name']} · seed {config.seed}"
@@ -74,6 +81,7 @@ def train(config: TrainConfig, composed: str) -> Path:
                 engine,
                 algorithm,
                 optimizer,
+                teacher=teacher,
                 steps=config.steps,
                 prompts=config.prompts,
                 group_size=config.group_size,

@@ -114,6 +114,7 @@ class Stages:
         algorithm: Algorithm,
         optimizer: Optimizer,
         *,
+        teacher: Policy | None,
         steps: int,
         prompts: int,
         group_size: int,
@@ -123,7 +124,10 @@ class Stages:
         step_timeout: float | None,
         mismatch_limit: float | None,
     ) -> None:
-        """Trains with the algorithm, from `params` or from the newest checkpoint; leaves `engine` with the result."""
+        """Trains with the algorithm, from `params` or from the newest checkpoint; leaves `engine` with the result.
+
+        The reference that an algorithm may need is `teacher`, or without one the policy in its first state.
+        """
         schedule = Schedule(self.environment.tasks.split("train"), prompts, derive_seed(self.seed, "train"))
         client = EngineClient(engine, self.policy.renderer)
         collector = Collector(self.environment, client, group_size, sampling, deadline=step_timeout)
@@ -132,7 +136,10 @@ class Stages:
         hyper = {**optimizer.hyper, **algorithm.hyper, "temperature": sampling.temperature}
         trained, frozen = split(params)
         reference = None
-        if algorithm.needs_reference:
+        if algorithm.needs_reference and teacher is not None:
+            judge = make_score(teacher.model)
+            reference = make_with_reference(judge, dense(teacher.params), rows, sampling.temperature)
+        elif algorithm.needs_reference:
             first = jax.tree.map(jnp.copy, trained)  # the update uses up what it is given
             reference = make_with_reference(self._score, join(first, frozen), rows, sampling.temperature)
         state, checkpoints = self._begin("train", trained, optimizer)

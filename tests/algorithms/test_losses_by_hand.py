@@ -33,6 +33,7 @@ def tokens(logprobs: jax.Array, advantage: float, **other: Any) -> Tokens:
         "advantages": jnp.full((1, 2), advantage, jnp.float32),
         "mask": mask,
         "segment_ids": jnp.ones((1, 2), jnp.int32),
+        "reference_logprobs": jnp.asarray(OLD),
         "mismatch": jnp.asarray(NEW - OLD),
         "ages": jnp.array([[1.0, 3.0]]),
         "chosen": jnp.array([[True, False]]),
@@ -50,6 +51,8 @@ def tokens(logprobs: jax.Array, advantage: float, **other: Any) -> Tokens:
         (partial(losses.clip, level="sequence_token"), 2.0, [-2.0, -2.0], [-2.0, -2.0]),
         (losses.reinforce, 2.0, [2 * LN2, 6 * LN2], [-2.0, -2.0]),
         (losses.importance, 3.0, [-6.0, -1.5], [-6.0, -1.5]),
+        # a teacher that gives both 0.25 takes ln 2 nats off the first token's advantage, and adds them to the second's
+        (partial(losses.distil, distil_weight=2.0), 1.0, [0.7726, -1.1931], [0.7726, -1.1931]),
         (partial(losses.cispo, weight_high=1.5), 1.0, [1.5 * LN2, 1.5 * LN2], [-1.5, -0.5]),
         (partial(losses.cispo, proximity=1.0), 0.0, [2 * LN2 * -LN2, 0.5 * 3 * LN2 * LN2], [2 * LN2, -0.5 * LN2]),
         (losses.sapo, 1.0, [-4 * 0.7310586, -4 * 0.3775407], [-4 * 0.1966119 * 2, -4 * 0.2350037 * 0.5]),

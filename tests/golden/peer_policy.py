@@ -37,6 +37,7 @@ def tokens(case: Case, logprobs: jax.Array, *, old: str = "old_logprobs", advant
         advantages=jnp.asarray(credit),
         mask=mask,
         segment_ids=jnp.ones(mask.shape, jnp.int32),
+        reference_logprobs=jnp.zeros_like(logprobs),
         mismatch=jnp.asarray(case["old_logprobs"] - case["rollout_logprobs"]),
         ages=jnp.zeros_like(logprobs),
         chosen=jnp.zeros_like(mask),

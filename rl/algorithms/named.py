@@ -213,8 +213,8 @@ opd = named(
     samples, and every token earns the log of the teacher's over the policy's probability of it. The policy gradient is
     that of the reverse KL divergence from the teacher, estimated by the sampled tokens alone.
 
-    The teacher is `teacher.run`, or `teacher.source`, and reads the same tokens. With `credit=group_mean` rewards count,
-    too. Temperature divides both models' logits.""",
+    The teacher, `teacher.run` or `teacher.source`, reads the same tokens; temperature divides both models' logits. With
+    `credit=group_mean` rewards count, too.""",
     credit="nothing",
     loss="distil",
 )

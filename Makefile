@@ -21,7 +21,7 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smollm2 sglang test test-runs test-parity test-sglang bubblewrap test-sandbox docs check format bench peers bench-peers lock clean
+.PHONY: help setup demo smollm2 sglang test test-runs test-parity test-sglang bubblewrap test-sandbox test-docker docs check format bench peers bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -83,6 +83,9 @@ bubblewrap: ## what sandboxes are made of, from the distribution (apt-get, as ro
 
 test-sandbox: $(READY) ## code that attacks the sandbox it runs in; as root, with bubblewrap; log in runs/sandbox_attacks.log
 	$(BIN)/pytest tests/sandbox/attack.py $(args)
+
+test-docker: $(READY) ## sandboxes in a real Docker daemon of its own, out of Debian's packages, not installed; as root
+	$(BIN)/python tests/sandbox/with_docker.py $(BIN)/pytest tests/sandbox/docker.py tests/envs/test_sandbox.py $(args)
 
 docs: $(READY) ## docs/algorithms.md, from docstrings and conf/algorithm
 	$(BIN)/rl algorithms --docs > docs/algorithms.md

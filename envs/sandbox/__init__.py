@@ -6,17 +6,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from envs.sandbox.base import Backend, Limits, Process, Result, Sandbox
     from envs.sandbox.bubblewrap import Bubblewrap
+    from envs.sandbox.docker import Docker
     from envs.sandbox.pool import SandboxPool
     from envs.sandbox.subprocess import TrustedSubprocess
 
 _HOME = {
     **dict.fromkeys(("Backend", "Limits", "Process", "Result", "Sandbox"), "envs.sandbox.base"),
     "Bubblewrap": "envs.sandbox.bubblewrap",
+    "Docker": "envs.sandbox.docker",
     "SandboxPool": "envs.sandbox.pool",
     "TrustedSubprocess": "envs.sandbox.subprocess",
 }
 
-__all__ = ["Backend", "Bubblewrap", "Limits", "Process", "Result", "Sandbox", "SandboxPool", "TrustedSubprocess"]
+__all__ = [
+    "Backend",
+    "Bubblewrap",
+    "Docker",
+    "Limits",
+    "Process",
+    "Result",
+    "Sandbox",
+    "SandboxPool",
+    "TrustedSubprocess",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
-import os
-import signal
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,26 +13,22 @@ from typing import Any
 from envs.errors import InfrastructureError
 from envs.sandbox.base import Command, Limits, Result
 from envs.sandbox.files import download_tree, upload_tree
+from envs.sandbox.wire import ProcessWire, Wire
 
 WARDEN = Path(__file__).with_name("warden.py")
 
-_START_SECONDS = 30.0
 _GRACE_SECONDS = 30.0  # how much longer than the command may take we wait for the warden to say so
-_CLOSE_SECONDS = 10.0
 
 
 class WardedSandbox:
-    """A sandbox behind a warden. Made by `start`."""
+    """A sandbox behind a warden. Made by `start` or `over`."""
 
-    def __init__(
-        self, limits: Limits, process: asyncio.subprocess.Process, what: str, release: Callable[[], None]
-    ) -> None:
+    def __init__(self, limits: Limits, wire: Wire, what: str, release: Callable[[], None]) -> None:
         self.limits = limits
-        self._process, self._what, self._release = process, what, release
+        self._wire, self._what, self._release = wire, what, release
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], bytes]]] = {}
         self._spawned: dict[int, WardedProcess] = {}
-        self._ready = asyncio.get_running_loop().create_future()
         self._dead: InfrastructureError | None = None
         self._closed = False
         self._reader = asyncio.create_task(self._read_frames())
@@ -75,13 +68,20 @@ class WardedSandbox:
         except OSError as error:
             release()
             raise InfrastructureError(f"the {what} sandbox did not start: {error}") from error
-        sandbox = cls(limits, process, what, release)
+        return await cls.over(ProcessWire(process), limits, what=what, release=release)
+
+    @classmethod
+    async def over(
+        cls, wire: Wire, limits: Limits, *, what: str, release: Callable[[], None] = lambda: None
+    ) -> WardedSandbox:
+        """The sandbox of the warden at the other end of a wire, once it answers.
+
+        Raises:
+            InfrastructureError: if it does not; the wire is closed then.
+        """
+        sandbox = cls(limits, wire, what, release)
         try:
-            async with asyncio.timeout(_START_SECONDS):
-                await sandbox._ready
-        except TimeoutError:
-            await sandbox.close()
-            raise InfrastructureError(f"the {what} sandbox did not start within {_START_SECONDS:g} s") from None
+            await sandbox._ask({"do": "hello"})
         except BaseException:
             await sandbox.close()
             raise
@@ -148,15 +148,8 @@ class WardedSandbox:
         if self._closed:
             return
         self._closed = True
-        assert self._process.stdin is not None
-        self._process.stdin.close()  # the warden ends, and the namespace with it
         try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            await self._process.wait()
+            await self._wire.close()
         finally:
             self._release()
             await self._reader
@@ -182,13 +175,11 @@ class WardedSandbox:
     def _send(self, header: dict[str, Any], payload: bytes = b"") -> None:
         if self._dead is not None:
             raise self._dead
-        assert self._process.stdin is not None
         head = json.dumps(header).encode()
-        self._process.stdin.write(struct.pack(">II", len(head), len(payload)) + head + payload)
+        self._wire.write(struct.pack(">II", len(head), len(payload)) + head + payload)
 
     async def _read_frames(self) -> None:
-        stdout = self._process.stdout
-        assert stdout is not None
+        stdout = self._wire.reader
         try:
             while True:
                 head_size, size = struct.unpack(">II", await stdout.readexactly(8))
@@ -199,9 +190,7 @@ class WardedSandbox:
             await self._end()
 
     def _deliver(self, head: dict[str, Any], body: bytes) -> None:
-        if head.get("ready"):
-            self._ready.set_result(None)
-        elif "event" in head:
+        if "event" in head:
             spawned = self._spawned.get(head["id"])
             if spawned is not None:
                 spawned._take(head, body)
@@ -212,14 +201,11 @@ class WardedSandbox:
 
     async def _end(self) -> None:
         """Tells everybody who waits that there is nobody any more."""
-        stderr = self._process.stderr
-        assert stderr is not None
-        said = (await stderr.read(4000)).decode("utf-8", "replace").strip()
+        said = await self._wire.said()
         self._dead = InfrastructureError(f"the {self._what} sandbox ended by itself" + (f": {said}" if said else ""))
-        for future in [self._ready, *self._waiting.values()]:
+        for future in self._waiting.values():
             if not future.done():
                 future.set_exception(self._dead)
-        self._ready.exception()  # seen; `start` may be gone already
         for spawned in self._spawned.values():
             spawned._take({"event": "exit", "code": -9}, b"")
 
@@ -257,9 +243,16 @@ class WardedProcess:
             self._pieces.put_nowait(b"")
 
 
-def warden_limits(limits: Limits) -> str:
-    """What the warden is told of the limits, as its argument."""
-    return json.dumps({name: getattr(limits, name) for name in ("cpu", "memory", "disk", "deadline")})
+def warden_limits(limits: Limits, **options: object) -> str:
+    """What the warden is told, as its argument: the limits it keeps, and how it runs.
+
+    Args:
+        limits: of the sandbox.
+        options: `text` (frames are lines of Base64), `folder` (to make, and work in), `user` (a number: who its
+            commands run as; needs root).
+    """
+    names = ("cpu", "memory", "processes", "disk", "deadline")
+    return json.dumps({name: getattr(limits, name) for name in names} | options)
 
 
 def _command(command: Command, cwd: str, env: Mapping[str, str] | None) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 It runs on its own, with nothing but the standard library of whatever Python the sandbox has, so that one round trip
 serves a request that would otherwise start a program. Frames go both ways over its stdin and stdout: two lengths
-(header and payload, 4 bytes each, big endian), a JSON header, the payload.
+(header and payload, 4 bytes each, big endian), a JSON header, the payload. Where only text gets through, they are
+lines of Base64.
 
 It trusts nobody in the sandbox. As process 1 of its namespace signals from inside do not reach it; it is not
 dumpable, so nobody reads or writes its memory or its pipes; it opens regular files only, and none of /proc.
@@ -13,6 +14,7 @@ dumpable, so nobody reads or writes its memory or its pipes; it opens regular fi
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import ctypes
 import errno
@@ -42,7 +44,7 @@ class Child:
     def __init__(
         self, number: int, pid: int, pipes: Sequence[int], stdin: int, kept: int | None, wall: float | None
     ) -> None:
-        self.number, self.pid, self.started = number, pid, time.monotonic()
+        self.number, self.pid, self.started, self.ooms = number, pid, time.monotonic(), 0
         self.pipes = dict(zip(pipes, ("stdout", "stderr"), strict=False))
         os.set_blocking(stdin, False)
         self.stdin: int | None = stdin
@@ -59,6 +61,7 @@ class Warden:
         self.children: dict[int, Child] = {}
         self.by_fd: dict[int, Child] = {}
         self.poll, self.incoming = select.poll(), bytearray()
+        self.text, self.line = bool(limits.get("text")), b""
         self.deadline = time.monotonic() + limits["deadline"]
         self.over = False
         self.next_watch = 0.0
@@ -75,12 +78,12 @@ class Warden:
 
     def reply(self, header: Mapping[str, Any], payload: bytes = b"") -> None:
         head = json.dumps(header).encode()
-        data = memoryview(struct.pack(">II", len(head), len(payload)) + head + payload)
+        frame = struct.pack(">II", len(head), len(payload)) + head + payload
+        data = memoryview(b"<" + binascii.b2a_base64(frame) if self.text else frame)
         while data:
             data = data[os.write(self.sink, data) :]
 
     def run(self) -> None:
-        self.reply({"ready": True})
         while True:
             for fd, _ in self.poll.poll(self.patience()):
                 if fd == self.source:
@@ -106,7 +109,7 @@ class Warden:
 
     def listen(self) -> bool:
         data = os.read(self.source, 1 << 20)
-        self.incoming += data
+        self.incoming += self.decoded(data) if self.text else data
         while len(self.incoming) >= 8:
             head, body = struct.unpack(">II", self.incoming[:8])
             if len(self.incoming) < 8 + head + body:
@@ -120,7 +123,15 @@ class Warden:
                 self.reply({"id": message["id"], "errno": error.errno, "error": error.strerror or str(error)})
         return bool(data)
 
+    def decoded(self, data: bytes) -> bytes:
+        """What is in the lines that are complete now."""
+        *lines, self.line = (self.line + data).split(b"\n")
+        return b"".join(binascii.a2b_base64(line[1:]) for line in lines if line.startswith(b">"))
+
     # What it is asked for
+
+    def do_hello(self, m: Mapping[str, Any], payload: bytes) -> None:
+        self.reply({"id": m["id"]})
 
     def do_exec(self, m: Mapping[str, Any], payload: bytes) -> None:
         if self.over:
@@ -198,6 +209,7 @@ class Warden:
         out, writes = os.pipe()
         err, errors = (out, writes) if kept is None else os.pipe()
         failed, failing = os.pipe()
+        ooms = out_of_memory(self.limits)
         try:
             pid = self.fork()
         except OSError as error:
@@ -221,6 +233,7 @@ class Warden:
             for fd in [*pipes, stdin]:
                 os.close(fd)
             raise OSError(int(problem), f"{argv[0]}: {os.strerror(int(problem))}")
+        child.ooms = ooms
         self.children[m["id"]] = child
         for fd in pipes:
             self.by_fd[fd] = child
@@ -312,6 +325,8 @@ class Warden:
         if child.kept is None:
             self.reply({"id": child.number, "event": "exit", "code": code})
             return
+        if code in (-9, 137) and not child.limit and out_of_memory(self.limits) > child.ooms:
+            child.limit = "memory"  # the kernel was faster than our next look
         out, err = bytes(child.kept["stdout"]), bytes(child.kept["stderr"])
         seconds = time.monotonic() - child.started
         head = {"id": child.number, "code": code, "limit": child.limit, "dropped": child.dropped, "seconds": seconds}
@@ -372,11 +387,19 @@ def become(
             signal.signal(number, signal.SIG_DFL)
         for target, fd in enumerate(streams):
             os.dup2(fd, target)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # where memory runs out it is a command that goes, not the warden
         cpu = max(1, round(limits["cpu"]))
         resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits["disk"], limits["disk"]))
         resource.setrlimit(resource.RLIMIT_DATA, (limits["memory"], limits["memory"]))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if limits.get("user") and os.getuid() == 0:
+            user = limits["user"]
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+            resource.setrlimit(resource.RLIMIT_NPROC, (limits["processes"], limits["processes"]))
         if cwd:
             os.chdir(cwd)
         os.execvpe(argv[0], argv, {**os.environ, **env})
@@ -384,6 +407,25 @@ def become(
         os.write(failing, str(getattr(error, "errno", None) or errno.EINVAL).encode())
     finally:
         os._exit(127)
+
+
+def settle(limits: Mapping[str, Any]) -> None:
+    """Makes the folder to work in, and gives up what root may do: files are opened, and commands run, as the user.
+
+    The real user stays root, so that the user cannot signal the warden; where it is not root there is nothing to give
+    up.
+    """
+    folder, user = limits.get("folder"), limits.get("user")
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+        os.environ["HOME"] = folder
+        os.chdir(folder)
+    if user and os.geteuid() == 0:
+        if folder:
+            os.chown(folder, user, user)
+        os.setgroups([])
+        os.setresgid(0, user, 0)
+        os.setresuid(0, user, 0)
 
 
 def processes() -> list[int]:
@@ -424,6 +466,20 @@ def memory(pids: Iterable[int]) -> int:
     return total
 
 
+def out_of_memory(limits: Mapping[str, Any]) -> int:
+    """How many processes the kernel has ended because the sandbox's control group was out of memory; 0 if it has none
+    that can be read: `limits["events"]` is a descriptor, else it is where containers have theirs (versions 2 and 1)."""
+    if "events" in limits:
+        lines = os.pread(limits["events"], 4096, 0).splitlines()
+    else:
+        lines = []
+        for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                lines = file.read().splitlines()
+                break
+    return sum(int(line.split()[1]) for line in lines if line.startswith(b"oom_kill "))
+
+
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
@@ -435,6 +491,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
+    settle(limits)
     warden = Warden(source, sink, limits)
     try:
         warden.run()

@@ -1,6 +1,7 @@
 """What every sandbox does, on the backends that run here. What they withstand is tested by `make test-sandbox`."""
 
 import asyncio
+import os
 import signal
 import struct
 from collections.abc import AsyncIterator
@@ -25,7 +26,7 @@ from envs import (
 )
 from envs.clients.scripted import tool_call
 from envs.harness import bash_agent, python_repl
-from envs.sandbox import Backend, Bubblewrap, Limits, Sandbox, SandboxPool, TrustedSubprocess
+from envs.sandbox import Backend, Bubblewrap, Docker, Limits, Sandbox, SandboxPool, TrustedSubprocess
 from envs.sandbox.bubblewrap import find_python
 from envs.sandbox.repl import PythonREPL
 from envs.sandbox.seccomp import seccomp_filter
@@ -43,6 +44,8 @@ def works(backend: Backend) -> bool:
 
 
 BACKENDS = [backend for backend in (TrustedSubprocess(model_code=True), Bubblewrap()) if works(backend)]
+if "UPSWING_TEST_IMAGE" in os.environ:  # make test-docker
+    BACKENDS = [Docker(os.environ["UPSWING_TEST_IMAGE"])]
 LIMITS = Limits(wall=20, cpu=20, memory=2**28, processes=32, disk=2**25, files=500, output=1000, deadline=120)
 
 

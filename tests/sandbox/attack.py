@@ -11,18 +11,41 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from envs import InfrastructureError
+from envs import ConfigError, InfrastructureError
 from envs.sandbox.base import Limits, Sandbox
 from envs.sandbox.bubblewrap import Bubblewrap
 
 SMALL = Limits(wall=5, cpu=3, memory=2**28, processes=32, disk=2**25, files=2000, output=2**14, deadline=120)
 
 Start = Callable[..., Awaitable[Sandbox]]
+
+
+@pytest.fixture(autouse=True)
+def _bubblewrap() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: the attacks look for users that only root can give to sandboxes")
+    if problem := why_not():
+        pytest.skip(f"NOT TESTED: {problem}")
+
+
+@cache
+def why_not() -> str:
+    """Why there can be no sandbox on this machine, if that is so."""
+
+    async def try_one() -> None:
+        await (await Bubblewrap().start(SMALL)).close()
+
+    try:
+        asyncio.run(try_one())
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def strangers() -> set[tuple[str, str]]:

@@ -21,7 +21,7 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smollm2 sglang test test-runs test-parity test-sglang bubblewrap test-sandbox test-docker docs check format bench peers bench-peers lock clean
+.PHONY: help setup demo smollm2 sglang test test-runs test-parity test-sglang bubblewrap test-sandbox test-docker test-services docs check format bench peers bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -86,6 +86,16 @@ test-sandbox: $(READY) ## code that attacks the sandbox it runs in; as root, wit
 
 test-docker: $(READY) ## sandboxes in a real Docker daemon of its own, out of Debian's packages, not installed; as root
 	$(BIN)/python tests/sandbox/with_docker.py $(BIN)/pytest tests/sandbox/docker.py tests/envs/test_sandbox.py $(args)
+
+.venv-services/.ready: tests/sandbox/services.txt
+	$(PYTHON) -m venv --clear .venv-services
+	@echo "installing what tests/sandbox/services.txt names into .venv-services (once, a minute)"
+	.venv-services/bin/python -m pip install --quiet --disable-pip-version-check -r tests/sandbox/services.txt
+	@touch $@
+
+test-services: .venv-services/.ready ## the clients of Kubernetes, E2B, Modal, Daytona and Prime Intellect, as our sandboxes use them; no account needed
+	PYTHONPATH=. .venv-services/bin/python -m pytest tests/sandbox/services.py --noconftest \
+	  -o pythonpath=tests/sandbox -o filterwarnings=default $(args)
 
 docs: $(READY) ## docs/algorithms.md, from docstrings and conf/algorithm
 	$(BIN)/rl algorithms --docs > docs/algorithms.md

@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 LABEL = "upswing-owner"
+MARK = {"upswing": "sandbox"}  # for services that find things by exact labels only
 
 
 def owner() -> str:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Protocol
 
 _CLOSE_SECONDS = 10.0
+_PIECE = 2**18  # bytes sent at once: what every service takes
 
 
 class Wire(Protocol):
@@ -83,8 +84,9 @@ class PumpedWire:
         self._tasks = [asyncio.create_task(self._pump())]
 
     def write(self, data: bytes) -> None:
-        if not self._over:
-            self._outgoing.put_nowait(b">" + base64.b64encode(data) + b"\n" if self._text else data)
+        for start in range(0, 0 if self._over else len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            self._outgoing.put_nowait(b">" + base64.b64encode(piece) + b"\n" if self._text else piece)
 
     def feed(self, data: bytes | str) -> None:
         """Takes a piece of the warden's stdout."""

@@ -2,8 +2,12 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import struct
+import subprocess
+import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -26,10 +30,27 @@ from envs import (
 )
 from envs.clients.scripted import tool_call
 from envs.harness import bash_agent, python_repl
-from envs.sandbox import Backend, Bubblewrap, Docker, Limits, Sandbox, SandboxPool, TrustedSubprocess
+from envs.sandbox import (
+    E2B,
+    Backend,
+    Bubblewrap,
+    Daytona,
+    Docker,
+    Kubernetes,
+    Limits,
+    Modal,
+    Prime,
+    Sandbox,
+    SandboxPool,
+    TrustedSubprocess,
+)
 from envs.sandbox.bubblewrap import find_python
+from envs.sandbox.owner import crashed, owner
+from envs.sandbox.remote import warden_argv
 from envs.sandbox.repl import PythonREPL
 from envs.sandbox.seccomp import seccomp_filter
+from envs.sandbox.warded import WardedSandbox
+from envs.sandbox.wire import PumpedWire
 
 
 def works(backend: Backend) -> bool:
@@ -170,6 +191,76 @@ async def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_python_that_nobody_may_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no Python for the sandbox.*apt-get install python3"):
         find_python(str(tmp_path / "python3"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "extra"),
+    [
+        (E2B(), "e2b"),
+        (Modal(), "modal"),
+        (Daytona(), "daytona"),
+        (Prime(), "prime-sandboxes"),
+        (Kubernetes(), "kubernetes"),
+    ],
+)
+async def test_a_missing_client_is_named(backend: Backend, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("e2b", "modal", "daytona", "prime_sandboxes", "kubernetes_asyncio"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=rf"cannot be imported .*pip install 'upswing\[{extra}\]'"):
+        await backend.start(LIMITS)
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        await backend.reap()
+
+
+async def test_a_warden_at_the_end_of_a_line_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As services have it that carry text only, and show what was typed."""
+    folder = tempfile.mkdtemp(dir="/tmp")
+    monkeypatch.setattr("envs.sandbox.remote.FOLDER", folder)
+    process = await asyncio.create_subprocess_exec(
+        *warden_argv(LIMITS, sys.executable, text=True),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    async def send(data: bytes) -> None:
+        wire.feed(data)  # the echo
+        stdin.write(data + b"\n")
+        await stdin.drain()
+
+    async def pieces() -> AsyncIterator[str]:
+        while piece := await stdout.read(1000):
+            yield piece.decode("ascii")
+
+    async def end() -> None:
+        stdin.close()
+        await process.wait()
+
+    wire = PumpedWire(send, end, text=True)
+    wire.follow(pieces())
+    sandbox = await WardedSandbox.over(wire, LIMITS, what="text")
+    await sandbox.write("a", bytes(range(256)) * 4000)
+    assert (await sandbox.exec("cat >&2; cat a", stdin=b"in")).stderr == b"in"
+    assert await sandbox.read("a") == bytes(range(256)) * 4000
+    if os.geteuid() == 0:  # its commands run as somebody who can do nothing to it
+        whoami = await sandbox.exec(
+            "id -u; ls -ld . | cut -c1-10; kill -9 $PPID; touch /usr/x; grep -c 'Max processes *32 ' /proc/self/limits"
+        )
+        assert whoami.stdout.decode().split() == ["1000", "drwx------", "1"]
+    process.kill()
+    with pytest.raises(InfrastructureError, match="the text sandbox ended by itself"):
+        await sandbox.exec("sleep 60")
+    await sandbox.close()
+    shutil.rmtree(folder)
+
+
+def test_an_owner_that_is_gone_is_known() -> None:
+    assert not crashed(owner())
+    program = "from envs.sandbox.owner import owner; print(owner())"
+    gone = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip()
+    assert crashed(gone)
+    assert not any(crashed(name) for name in (None, "", "0123456789ab-1-2", gone.rpartition("-")[0] + "x-"))
 
 
 def test_the_filter_of_system_calls() -> None:

@@ -1,7 +1,8 @@
-"""How fast the in-process engine samples, alone or beside others in the same run.
+"""How fast the in-process engine samples, alone or beside others in the same run; what SGLang's client costs.
 
     python benchmarks/engine.py [--append] [--rounds 7]
     python benchmarks/engine.py --peer tunix,hf [--only small,groups] [--readme]
+    python benchmarks/engine.py --engine sglang [--only small,smollm2] [--readme]
 
 Alone: the workload `small`, plainly (temperature 1) and with top-p 0.9, in turns; reported is the median round.
 
@@ -13,6 +14,9 @@ All draw 64 new tokens per sample from random weights at temperature 1; prompts 
 `--peer` every workload is sampled in turns by the engine and by its peers: `tunix` (google-tunix's vanilla sampler),
 `hf` (transformers' generate) and `sglang` (its server on the CPU). `make peers sglang` builds their environments;
 `NAME=FOLDER` names another one. The engine returns log-probabilities with the tokens, the peers do without.
+
+With `--engine sglang` (make sglang) 64 requests are in flight at one real server, in turns from our client and from a
+bare aiohttp one that posts the same requests: of 32 tokens for `small`, of 64 for `smollm2`; 64 new ones each.
 
 The last line is a JSON object with these keys:
     sampled_tokens_per_s, sampled_tokens_per_cpu_s, best_sampled_tokens_per_s      plain sampling
@@ -27,11 +31,18 @@ or, with peers, for every workload W and peer P:
     W.P.ratio, W.P.cpu_ratio     how many times as fast the engine is, by the clock and in CPU time
     W.P.bar                      the ratio it should have
     W.rounds, load_1m (others' load when it began, in cores), machine, versions, P.versions
+or, with SGLang, for every workload W:
+    W.client.sampled_tokens_per_s, W.bare.sampled_tokens_per_s
+    W.client.overhead        by how much longer a round takes than the bare client's, as a share of that: the median
+    W.client.cpu_share       CPU seconds of our process over the round's wall time; W.bare.cpu_share likewise
+    W.client.bar             what the overhead should stay under
+    W.rounds, load_1m, machine, versions
 """
 
 import asyncio
 import os
 import resource
+import statistics
 import sys
 import time
 from dataclasses import asdict
@@ -47,6 +58,7 @@ from benchmarks.peers import (
     SCRIPTS,
     Peer,
     Round,
+    bare_client,
     cpu_ratio,
     environments,
     interleave,
@@ -56,6 +68,8 @@ from benchmarks.peers import (
 )
 from benchmarks.peers.protocol import prompts
 from envs.errors import ConfigError
+from rl.cli.build import make_policy
+from rl.config import HardwareConfig, ModelConfig
 from rl.inference.engine import TokenSampling
 from rl.inference.jax_engine import JaxEngine
 from rl.metrics import CompileCounter
@@ -182,6 +196,59 @@ def beside(name: str, peers: dict[str, Path | None], rounds: int | None) -> dict
     return result
 
 
+IN_FLIGHT, CLIENT_BAR = 64, 0.03
+CLIENT_WORKLOADS = ("small", "smollm2")
+
+
+def client(name: str, rounds: int) -> dict[str, Any]:
+    """One workload, asked of a real SGLang server by our client and by a bare one."""
+    work = WORKLOADS[name]
+    shape = work.shape
+    model = ModelConfig(
+        name="llama",
+        layers=shape.layers,
+        width=shape.width,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        ffn=shape.ffn,
+        context=256,
+        options={"vocab_size": shape.vocab_size},
+    )
+    asked = prompts({**work.job(), "prompts": IN_FLIGHT}, 0)
+    played = asyncio.run(bare_client.played(make_policy(model, HardwareConfig(), 0), asked, work.new, rounds))
+    result: dict[str, Any] = {f"{name}.rounds": rounds}
+    for key, who in (("client", "ours"), ("bare", "bare")):
+        result[f"{name}.{key}.sampled_tokens_per_s"] = round(tokens_per_s(played[who]))
+        shares = [one.cpu_s / one.wall_s for one in played[who]]
+        result[f"{name}.{key}.cpu_share"] = round(statistics.median(shares), 4)
+    # `ratio` is of speeds, ours over the bare client's.
+    result[f"{name}.client.overhead"] = round(1 / ratio(played["ours"], played["bare"]) - 1, 4)
+    result[f"{name}.client.bar"] = CLIENT_BAR
+    return result
+
+
+def client_table(result: dict[str, Any]) -> str:
+    """The README's table of what the client costs."""
+    lines = [
+        "| model | our client, tokens/s | bare client | overhead | CPU share of our process | of the bare one | bar |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in CLIENT_WORKLOADS:
+        key = f"{name}.client."
+        if f"{key}overhead" in result:
+            cells = [
+                WORKLOADS[name].title.split(";")[0],
+                f"{result[f'{key}sampled_tokens_per_s']:,}",
+                f"{result[f'{name}.bare.sampled_tokens_per_s']:,}",
+                f"**{result[f'{key}overhead']:+.1%}**",
+                f"{result[f'{key}cpu_share']:.1%}",
+                f"{result[f'{name}.bare.cpu_share']:.1%}",
+                f"{result[f'{key}bar']:.0%}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def table(result: dict[str, Any]) -> str:
     """The README's table."""
     lines = [
@@ -204,23 +271,32 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, help="7 alone; beside peers each workload has its own number")
     parser.add_argument("--peer", type=environments, default={}, help="NAME[=FOLDER],…: tunix, hf, sglang")
-    parser.add_argument("--only", default=",".join(WORKLOADS), help="workloads to measure beside peers")
+    parser.add_argument("--engine", choices=("jax", "sglang"), default="jax", help="sglang: what its client costs")
+    parser.add_argument("--only", help="workloads to measure beside peers, or with sglang; all that there are")
     parser.add_argument("--readme", action="store_true", help="write the table into benchmarks/README.md")
     options = parser.parse_args()
     if unknown := set(options.peer) - set(ENVIRONMENTS):
         raise ConfigError(f"peer {', '.join(sorted(unknown))} is not known; expected some of {', '.join(ENVIRONMENTS)}")
     jax.config.update("jax_platforms", "cpu")
     load = round(os.getloadavg()[0], 1)
-    if options.peer:
-        result: dict[str, Any] = {"load_1m": load}
-        for name in options.only.split(","):
+    result: dict[str, Any] = {"load_1m": load}
+    chosen = options.only.split(",") if options.only else None
+    if options.engine == "sglang":
+        for name in chosen or CLIENT_WORKLOADS:
+            result |= client(name, options.rounds or 9)
+    elif options.peer:
+        for name in chosen or WORKLOADS:
             result |= beside(name, options.peer, options.rounds)
     else:
         result = alone(options.rounds or 7)
     result |= {"machine": machine(), "versions": versions("upswing", "jax", "jaxlib", "flax")}
+    if options.engine == "sglang":
+        block, text = "engine_client", client_table(result)
+    else:
+        block, text = "engine", table(result)
     if options.readme:
-        write_block(README, "engine", f"{table(result)}\n\n{provenance(result)}")
-    emit("engine_peers" if options.peer else "engine", result, append=options.append)
+        write_block(README, block, f"{text}\n\n{provenance(result)}")
+    emit(block if options.engine == "sglang" else "engine_peers" if options.peer else "engine", result, options.append)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ async def rescore(
 def _unscored(trajectory: Trajectory) -> Trajectory:
     failure = trajectory.failure
     scoring = failure is not None and (failure.kind == "reward" or failure.where not in ("", "harness"))
-    return replace(trajectory, reward=None, rewards={}, metrics={}, failure=None if scoring else failure)
+    return replace(
+        trajectory, reward=None, rewards={}, metrics={}, turn_rewards=[], failure=None if scoring else failure
+    )
 
 
 async def _driven(environment: Environment, trajectory: Trajectory) -> Trajectory:

@@ -8,6 +8,7 @@ import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, TypeVar
 
@@ -79,7 +80,9 @@ class Rubric:
     `prompt`, `answer`, `info`, `completion` (the text of the model's last message), `messages`, `trajectory`, `state`
     (what the harness keeps for this rollout). A function with a parameter `trajectories` judges a whole group: it may
     ask for `states`, `task`, `prompt`, `answer` and `info` besides, and returns one number per trajectory. A function
-    may return several named scores: then its weight is a mapping from their names (see also `scores`).
+    may return several named scores: then its weight is a mapping from their names (see also `scores`). In place of a
+    number, one that judges a rollout may return a list with a number per turn: their sum is its score, and credit that
+    looks at turns (`algorithm=turn_level`, `ppo`) learns which of them earned it.
 
         Rubric({correct: 1.0, brief: 0.1, turns_used: 0.0})
         Rubric({correct: 1.0, quality: {"style": 0.2, "words": 0.0}})
@@ -155,9 +158,10 @@ class Rubric:
         if trajectory.failure is not None:
             return
         now, waiting = ([f for f in self._own if f.waits is waits] for waits in (False, True))
-        outcomes = {f.name: await call_function(f, trajectory, state, _number, retries) for f in now}
+        check = partial(_number_or_turns, turns=len(trajectory.turns))
+        outcomes = {f.name: await call_function(f, trajectory, state, check, retries) for f in now}
         if waiting:  # together, because judges wait for other models
-            results = await asyncio.gather(*(call_function(f, trajectory, state, _number, retries) for f in waiting))
+            results = await asyncio.gather(*(call_function(f, trajectory, state, check, retries) for f in waiting))
             outcomes.update(zip((f.name for f in waiting), results, strict=True))
         for function in self._own:
             self._enter(trajectory, outcomes[function.name])
@@ -185,12 +189,18 @@ class Rubric:
         for trajectory in members:
             self._total(trajectory)
 
-    def _enter(self, trajectory: Trajectory, outcome: Mapping[str, float] | Failure) -> None:
+    def _enter(self, trajectory: Trajectory, outcome: Mapping[str, float | list[float]] | Failure) -> None:
         if isinstance(outcome, Failure):
             trajectory.failure = trajectory.failure or outcome
             return
         for name, value in outcome.items():
-            (trajectory.rewards if self.weights[name] else trajectory.metrics)[name] = value
+            weight = self.weights[name]
+            if isinstance(value, list):
+                before = trajectory.turn_rewards or [0.0] * len(value)
+                if weight:
+                    trajectory.turn_rewards = [b + weight * v for b, v in zip(before, value, strict=True)]
+                value = math.fsum(value)
+            (trajectory.rewards if weight else trajectory.metrics)[name] = value
 
     def _total(self, trajectory: Trajectory) -> None:
         if trajectory.failure is None:
@@ -258,6 +268,14 @@ def _number(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"expected a finite number, found {value!r}")
     return number
+
+
+def _number_or_turns(value: Any, turns: int) -> float | list[float]:
+    if not isinstance(value, list | tuple):
+        return _number(value)
+    if len(value) != turns:
+        raise TypeError(f"expected a number, or one per turn, of which there were {turns}; found {value!r}")
+    return [_number(each) for each in value]
 
 
 def _numbers(values: Any, count: int) -> list[float]:

@@ -188,19 +188,24 @@ class Failure:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+GREEDY = -1
+"""The `sample` of a rollout without chance, which stands beside its group as something to compare with."""
+
+
 @dataclass(slots=True)
 class Trajectory:
     """The record of one rollout.
 
     Attributes:
         task: the problem.
-        sample: which of the task's rollouts this is (0 … G-1).
+        sample: which of the task's rollouts this is (0 … G-1, or `GREEDY`).
         turns: every completion, in order.
         tail: messages after the last completion (for example the environment's last word).
         stop: why it ended: "completed", "max_turns", "length", "context_length", "timeout" or the harness's own word.
         reward: the weighted sum of `rewards`; None until scored, and forever if it failed.
         rewards: each reward function's raw value by name.
         metrics: observed values that carry no weight.
+        turn_rewards: what part of `reward` which turn earned, one per turn; empty if nothing tells turns apart.
         failure: set if something other than the model failed.
         attempts: how often it was tried (infrastructure failures are retried).
         seconds: wall time of the last attempt.
@@ -215,6 +220,7 @@ class Trajectory:
     reward: float | None = None
     rewards: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    turn_rewards: list[float] = field(default_factory=list)
     failure: Failure | None = None
     attempts: int = 1
     seconds: float = 0.0
@@ -249,6 +255,7 @@ class Trajectory:
             "reward": self.reward,
             "rewards": self.rewards,
             "metrics": self.metrics,
+            "turn_rewards": self.turn_rewards,
             "failure": None if self.failure is None else self.failure.to_dict(),
             "attempts": self.attempts,
             "seconds": self.seconds,
@@ -262,6 +269,7 @@ class Trajectory:
         fields["turns"] = [Turn.from_dict(turn) for turn in data["turns"]]
         fields["tail"] = tuple(data["tail"])
         fields["failure"] = None if data["failure"] is None else Failure(**data["failure"])
+        fields["turn_rewards"] = list(data.get("turn_rewards") or ())
         fields["roles"] = {name: cls.from_dict(role) for name, role in (data.get("roles") or {}).items()}
         return cls(**fields)
 

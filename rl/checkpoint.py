@@ -46,7 +46,7 @@ class Checkpoints:
         if step in self.steps():
             return
         # The next update donates these very buffers, so the writer gets its own.
-        own = jax.tree.map(jnp.copy, state._asdict())
+        own = jax.tree.map(jnp.copy, _stored(state))
         self._writing = ocp.save_async(self._directory / f"{step:08d}", own)
 
     def wait(self) -> None:
@@ -67,7 +67,12 @@ class Checkpoints:
         if not steps:
             return None
         path = self._directory / f"{steps[-1]:08d}"
-        return jax.tree.map(_free_like, TrainState(**_load(path, like._asdict())), like)
+        return jax.tree.map(_free_like, TrainState(**_load(path, _stored(like))), like)
+
+
+def _stored(state: TrainState) -> dict[str, Any]:
+    """The parts of a state that there are: most have no critic."""
+    return {name: part for name, part in state._asdict().items() if jax.tree.leaves(part) or name == "opt_state"}
 
 
 def _free_like(leaf: jax.Array, like: jax.Array) -> jax.Array:

@@ -27,6 +27,8 @@ class Batch(NamedTuple):
         rollout_tokens: trainable tokens of the token's whole rollout, which may span several segments.
         versions: the policy version that sampled the token; 0 for what no policy sampled.
         chosen: tokens that the algorithm singles out, looking at the whole batch (`Algorithm.prepare`); none at first.
+        values: what the critic said of the state before the token, when credit was given; zeros where there is none.
+        returns: what the critic should have said.
         rollouts: how many rollouts have any trainable token.
     """
 
@@ -40,4 +42,6 @@ class Batch(NamedTuple):
     rollout_tokens: Int[Array, "R L"]
     versions: Int[Array, "R L"]
     chosen: Bool[Array, "R L"]
+    values: Float[Array, "R L"]
+    returns: Float[Array, "R L"]
     rollouts: Int[Array, ""]

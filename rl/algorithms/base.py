@@ -1,7 +1,7 @@
 """What an algorithm is: a value made of pure functions."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -14,21 +14,66 @@ from rl.types import Batch, Hyper
 class Outcomes(NamedTuple):
     """How the rollouts of a step ended, on the host: `P` tasks, `G` rollouts of each.
 
+    A rollout has at most `K` turns, in which it sampled at most `T` tokens together. What lies beyond its own is 0.
+
     Attributes:
         rewards: of each rollout.
         valid: which rollouts have a reward; the others take no part.
         tokens: how many tokens each sampled.
         components: what each reward function gave, by name, before it was weighted.
+        turn_rewards: what part of its reward a rollout got for which turn; the rest came at its end.
+        turn_tokens: how many tokens each turn sampled.
+        environments: what each task is a task of.
+        kept: what credit kept of the steps before (`Algorithm.keep`).
+        greedy: reward of the greedy answer to each task, NaN where it has none; there if credit asks for it.
+        per_token: what credit asks to be told about each sampled token, by name.
     """
 
     rewards: Float[np.ndarray, "P G"]
     valid: Bool[np.ndarray, "P G"]
     tokens: Int[np.ndarray, "P G"]
     components: Mapping[str, Float[np.ndarray, "P G"]] = {}
+    turn_rewards: Float[np.ndarray, "P G K"] | None = None
+    turn_tokens: Int[np.ndarray, "P G K"] | None = None
+    environments: Sequence[str] = ()
+    kept: Mapping[str, float] = {}
+    greedy: Float[np.ndarray, "P"] | None = None
+    per_token: Mapping[str, Float[np.ndarray, "P G T"]] = {}
 
 
-Credit = Callable[[Outcomes], Float[np.ndarray, "P G"]]
-"""From outcomes to an advantage per rollout."""
+Credit = Callable[[Outcomes], Float[np.ndarray, "P G"] | Float[np.ndarray, "P G T"]]
+"""From outcomes to an advantage per rollout, or per sampled token."""
+
+Ask = Literal["greedy", "values", "logprobs", "squared_probs", "behaviour_logprobs", "reference_logprobs"]
+"""What credit may want to know besides rewards: how a greedy rollout of each task ends (`Outcomes.greedy`), or, about
+each sampled token (`Outcomes.per_token`), what the critic says before it, its log-probability under the policy that is
+trained, the one that sampled it or the reference, and `sum p^2` over the vocabulary."""
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def asks(*names: Ask) -> Callable[[F], F]:
+    """Says what a credit function wants to know besides rewards."""
+
+    def mark(function: F) -> F:
+        function.asks = frozenset(names)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+class Critic(NamedTuple):
+    """How a critic is trained beside the policy.
+
+    Attributes:
+        kind: a head on the policy's own layers, or a model of its own.
+        targets: `targets(outcomes) -> [P, G, T]`: what it should have said, on the host.
+        rate: `rate(lr, hyper)`: its learning rate, from the policy's.
+    """
+
+    kind: Literal["shared", "separate"]
+    targets: Callable[[Outcomes], Float[np.ndarray, "P G T"]]
+    rate: Callable[[jax.Array, Hyper], jax.Array]
 
 
 class Tokens(NamedTuple):
@@ -88,14 +133,17 @@ class Algorithm(NamedTuple):
     """Credit assignment and a loss.
 
     Attributes:
-        credit: `credit(outcomes) -> advantages [P, G]`, on the host.
+        credit: `credit(outcomes) -> advantages [P, G]`, or `[P, G, T]` per sampled token, on the host.
         loss: `loss(scores [R, L], batch, hyper) -> TokenLoss`; `hyper["version"]` is the policy version trained.
         weights: `weights(batch) -> [R, L]`: the loss of a batch is `sum(weights * token loss)`. Computed over the whole
             batch, so that how it is cut into micro-batches cannot matter.
         hyper: numeric settings and their values; `loss` finds them in `hyper` by name, traced.
-        needs_reference: `loss` or `prepare` reads `batch.reference_logprobs`.
+        needs_reference: `loss`, `prepare` or `credit` reads log-probabilities of the reference.
         needs_teacher: and the reference has to be another model.
         prepare: `prepare(batch, hyper) -> batch`, over the whole batch before it is cut.
+        asks: what credit wants to know besides rewards.
+        critic: who says what each token is worth, for `loss` and `credit`.
+        keep: `keep(outcomes) -> kept`, by environment: what credit of the next step finds in `Outcomes.kept`.
     """
 
     credit: Credit
@@ -105,3 +153,6 @@ class Algorithm(NamedTuple):
     needs_reference: bool = False
     needs_teacher: bool = False
     prepare: Callable[[Batch, Hyper], Batch] = unprepared
+    asks: frozenset[Ask] = frozenset()
+    critic: Critic | None = None
+    keep: Callable[[Outcomes], Mapping[str, float]] | None = None

@@ -20,15 +20,15 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from rl.algorithms.aggregate import Aggregate, aggregation
-from rl.algorithms.base import Algorithm, Credit, Outcomes, TokenLoss, Tokens
+from rl.algorithms.base import Algorithm, Ask, Critic, Outcomes, TokenLoss, Tokens
 from rl.algorithms.corrections import CORRECTIONS, WEIGHTS
 from rl.algorithms.covariance import CHOICES
-from rl.algorithms.credit import CREDITS, LENGTH_PENALTIES
+from rl.algorithms.credit import CREDITS, KEEPS, LENGTH_PENALTIES
 from rl.algorithms.losses import LOSSES, TAUGHT
+from rl.algorithms.token_credit import CRITICS, CriticParts, Kind
 from rl.ops.kl import KL_ESTIMATORS, KLEstimator, kl_estimate
 from rl.ops.logprobs import TokenScores
 from rl.ops.masked import clamp
@@ -74,7 +74,7 @@ def compose(
         horizon: tokens per rollout that "constant" divides by.
         kl_weight: of the divergence from the policy that RL starts with; 0 needs no reference.
         kl_estimator: k1, k2, k3, abs, k1+ or k3+ (+: the gradient of k2).
-        kl_in: loss, or reward: taken off the advantages of its tokens, relative to the batch's mean.
+        kl_in: loss, or reward: taken off the advantages of its tokens, relative to the batch's mean (GAE: off rewards).
         kl_unbiased: multiply the estimate in the loss by the ratio (DeepSeek-V3.2, arXiv:2512.02556).
         entropy_weight: of the entropy (nats) that the loss rewards.
 
@@ -96,14 +96,21 @@ def compose(
     regularisers = _Regularisers(
         kl_estimator if with_kl and kl_in == "loss" else None, kl_unbiased, entropy_weight != 0
     )
+    in_reward = with_kl and kl_in == "reward"
+    in_credit = in_reward and chosen.critic is not None
+    hosted = _Hosted(chosen, {**numbers, **choices}, kl_weight if in_credit else 0.0)
+    asked: frozenset[Ask] = getattr(chosen.credit, "asks", frozenset())
     return Algorithm(
-        credit=_credit(chosen, numbers, choices),
+        credit=hosted.of(chosen.credit),
         loss=_loss(chosen, choices, ratio_to, regularisers),
         weights=aggregation(aggregate, horizon),
         hyper={**chosen.traced(numbers), "kl_weight": kl_weight, "entropy_weight": entropy_weight},
         needs_reference=with_kl or with_teacher,
         needs_teacher=with_teacher,
-        prepare=_prepare(chosen, choices, with_kl and kl_in == "reward"),
+        prepare=_prepare(chosen, choices, in_reward and not in_credit),
+        asks=asked | {"behaviour_logprobs", "reference_logprobs"} if in_credit else asked,
+        critic=hosted.critic(),
+        keep=None if chosen.credit not in KEEPS else hosted.of(KEEPS[chosen.credit]),
     )
 
 
@@ -115,26 +122,29 @@ class Parts(NamedTuple):
     loss: Callable[..., Any]
     choice: Callable[..., Any] | None
     corrections: tuple[Callable[..., Any], ...]
+    critic: CriticParts | None
 
     @classmethod
     def of(cls, *, credit: Part, length_penalty: Part | None, loss: Part, correction: Any) -> "Parts":
         listed = [] if correction is None else [correction] if isinstance(correction, str) else correction
         listed = [listed] if callable(listed) else listed
+        function = look_up("credit", credit)
         return cls(
-            look_up("credit", credit),
+            function,
             None if length_penalty is None else look_up("length_penalty", length_penalty),
             look_up("loss", loss),
             CHOICES.get(loss) if isinstance(loss, str) else None,
             tuple(look_up("correction", each) for each in listed),
+            CRITICS.get(function),
         )
 
     @property
     def functions(self) -> list[Callable[..., Any]]:
-        found = [self.credit, self.length_penalty, self.loss, self.choice, *self.corrections]
+        found = [self.credit, *(self.critic or ()), self.length_penalty, self.loss, self.choice, *self.corrections]
         return [function for function in found if function is not None]
 
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """The arguments of all parts, which have to differ in name.
+        """The arguments of all parts, which have to differ in name; a critic may share those of its credit.
 
         Raises:
             ValueError: if two parts have one of the same name.
@@ -142,7 +152,7 @@ class Parts(NamedTuple):
         result: dict[str, inspect.Parameter] = {}
         for function in self.functions:
             for name, parameter in settings_of(function).items():
-                if name in result:
+                if name in result and function not in (self.critic or ()):
                     raise ValueError(f"two parts of the algorithm have an argument '{name}'; rename one of them")
                 result[name] = parameter
         return result
@@ -164,6 +174,7 @@ class Parts(NamedTuple):
     def traced(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Those of the numbers that the update sees."""
         inside = [self.loss, *self.corrections, *([self.choice] if self.choice else [])]
+        inside += [self.critic.error, self.critic.rate] if self.critic else []
         return {n: v for n, v in numbers.items() if any(n in settings_of(function) for function in inside)}
 
 
@@ -205,15 +216,41 @@ def _arguments(function: Callable[..., Any], *sources: Mapping[str, Any]) -> dic
     return {name: source[name] for name in settings_of(function) for source in sources if name in source}
 
 
-def _credit(parts: Parts, numbers: Mapping[str, float], choices: Mapping[str, Any]) -> Credit:
-    def credit(outcomes: Outcomes) -> Float[np.ndarray, "P G"]:
-        if parts.length_penalty is not None:
-            penalty = parts.length_penalty(outcomes, **_arguments(parts.length_penalty, numbers, choices))
-            outcomes = outcomes._replace(rewards=outcomes.rewards + penalty)
-        advantages: np.ndarray = parts.credit(outcomes, **_arguments(parts.credit, numbers, choices))
-        return advantages
+class _Hosted(NamedTuple):
+    """The parts that work on the host, bound to their settings; they see rewards after the penalties.
 
-    return credit
+    Attributes:
+        parts: all of them.
+        settings: theirs.
+        token_cost: of a nat of divergence from the reference, off the reward of its token.
+    """
+
+    parts: Parts
+    settings: Mapping[str, Any]
+    token_cost: float
+
+    def of(self, function: Callable[..., Any]) -> Callable[[Outcomes], Any]:
+        return lambda outcomes: function(self._penalised(outcomes), **_arguments(function, self.settings))
+
+    def critic(self) -> Critic | None:
+        if self.parts.critic is None:
+            return None
+        kind, targets, _, rate = self.parts.critic
+        chosen = kind(**_arguments(kind, self.settings))
+        if chosen not in get_args(Kind):
+            raise ValueError(f"critic is {chosen!r}; expected one of {', '.join(get_args(Kind))}")
+        return Critic(chosen, self.of(targets), lambda lr, hyper: rate(lr, **_arguments(rate, hyper)))
+
+    def _penalised(self, outcomes: Outcomes) -> Outcomes:
+        penalty = self.parts.length_penalty
+        if penalty is not None:
+            off = penalty(outcomes, **_arguments(penalty, self.settings))
+            outcomes = outcomes._replace(rewards=outcomes.rewards + off)
+        if self.token_cost:
+            told = outcomes.per_token
+            divergence = told["behaviour_logprobs"] - told["reference_logprobs"]
+            outcomes = outcomes._replace(per_token={**told, "costs": self.token_cost * divergence})
+        return outcomes
 
 
 class _Regularisers(NamedTuple):
@@ -254,6 +291,16 @@ def _loss(
             total = total * weight
             metrics["correction/weight"] = weight
             metrics["correction/left_out"] = (weight == 0).astype(jnp.float32)
+        if parts.critic is not None:
+            if scores.values is None:
+                raise ValueError("the loss has a critic's part, but scores have no values; score with the critic")
+            told = (jnp.where(batch.mask, each, 0.0) for each in (scores.values, batch.values, batch.returns))
+            metrics["value"], old, returns = told
+            weighted, error = parts.critic.error(
+                metrics["value"], old, returns, **_arguments(parts.critic.error, hyper, choices)
+            )
+            total = total + weighted
+            metrics["value_loss"] = error
         if regularisers.kl is not None:
             kl = kl_estimate(x.logprobs, x.reference_logprobs, regularisers.kl)
             if regularisers.kl_unbiased:

@@ -1,16 +1,18 @@
 """Credit: from how the rollouts of a step ended to an advantage for each, as configs name it.
 
 Each is one function `credit(outcomes, **settings) -> [P, G]` on the host; the maths is in `rl.ops.advantages`. It runs
-outside the compiled update: a sweep over its numbers compiles nothing although they are not traced.
+outside the compiled update: a sweep over its numbers compiles nothing although they are not traced. Some give every
+token an advantage of its own, `[P, G, T]` (`rl.algorithms.token_credit`), and some ask for more than rewards (`asks`).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from rl.algorithms.base import Outcomes
+from rl.algorithms.base import Outcomes, asks
+from rl.algorithms.token_credit import gae, optimal_token, turn_level
 from rl.ops import advantages as ops
 
 Advantages = Float[np.ndarray, "P G"]
@@ -87,7 +89,34 @@ def several_rewards(x: Outcomes, *, reward_weights: Mapping[str, float] | None =
     return ops.whiten(summed, np.where(x.valid, x.tokens, 0))
 
 
-CREDITS: Mapping[str, Callable[..., Advantages]] = {
+@asks("greedy")
+def greedy_baseline(x: Outcomes) -> Advantages:
+    """`r - reward of the greedy answer`, for which one more rollout of each task is made (ReMax, arXiv:2310.10505)."""
+    if x.greedy is None:
+        raise ValueError("no greedy rollouts were made; credit by them needs Outcomes.greedy")
+    has_one = np.isfinite(x.greedy)  # a task whose greedy rollout failed takes no part
+    return ops.greedy_baseline(x.rewards, x.valid & has_one[:, None], np.where(has_one, x.greedy, 0.0))
+
+
+def moving_baseline(x: Outcomes, *, baseline_decay: float = 0.95) -> Advantages:
+    """`r - b`, where each environment's `b` follows its mean reward, itself included (RAE of SPIRAL, arXiv:2506.24119).
+
+    Args:
+        baseline_decay: share of the old `b` that is kept, per update; `b` begins at 0.
+    """
+    return ops.moving_baseline(x.rewards, x.valid, _keys(x), x.kept, decay=baseline_decay)[0]
+
+
+def moved_baselines(x: Outcomes, *, baseline_decay: float = 0.95) -> Mapping[str, float]:
+    """Where the baselines of `moving_baseline` then stand."""
+    return ops.moving_baseline(x.rewards, x.valid, _keys(x), x.kept, decay=baseline_decay)[1]
+
+
+def _keys(x: Outcomes) -> list[str]:
+    return [*x.environments] or [""] * len(x.rewards)
+
+
+CREDITS: Mapping[str, Callable[..., Any]] = {
     "group_mean": group_mean,
     "leave_one_out": leave_one_out,
     "no_baseline": no_baseline,
@@ -98,7 +127,15 @@ CREDITS: Mapping[str, Callable[..., Advantages]] = {
     "mean_normalised": mean_normalised,
     "best_of_group": best_of_group,
     "several_rewards": several_rewards,
+    "greedy_baseline": greedy_baseline,
+    "moving_baseline": moving_baseline,
+    "turn_level": turn_level,
+    "optimal_token": optimal_token,
+    "gae": gae,
 }
+
+KEEPS: Mapping[Callable[..., Any], Callable[..., Mapping[str, float]]] = {moving_baseline: moved_baselines}
+"""What credit keeps for the next step, by the function that finds it again in `Outcomes.kept`."""
 
 
 def overlong(x: Outcomes, *, overlong_limit: float = 1024.0, overlong_margin: float = 256.0) -> Advantages:

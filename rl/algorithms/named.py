@@ -219,6 +219,54 @@ opd = named(
     loss="distil",
 )
 
+ppo = named(
+    "ppo",
+    """PPO (Schulman et al. 2017, arXiv:1707.06347): a critic learns what each token is worth, and advantages are
+    generalised (arXiv:1506.02438) over the tokens of a rollout.
+
+    Differs from verl and TRL in the critic's targets, which are what came in the end (`value_trace=1`, VC-PPO,
+    arXiv:2503.01491), and in that values are not clipped unless `value_clip` says so. `critic=separate` costs a second
+    model and its optimizer's state; `critic=shared` a head. Groups are not needed: `group_size=1` will do.""",
+    credit="gae",
+)
+
+remax = named(
+    "remax",
+    """ReMax (Li et al. 2023, arXiv:2310.10505): the baseline is the reward of the greedy answer to the same task.
+
+    It costs one more rollout per task, and `group_size=1` will do.""",
+    credit="greedy_baseline",
+    loss="reinforce",
+)
+
+rae = named(
+    "rae",
+    """Role-conditioned advantages of SPIRAL (Liu et al. 2025, arXiv:2506.24119): each environment's own moving average
+    of rewards is the baseline, so that a group needs no second rollout.""",
+    credit="moving_baseline",
+    loss="reinforce",
+)
+
+turn_level = named(
+    "turn_level",
+    """Turn-level credit (MT-GRPO; Zeng et al. 2025, arXiv:2505.11821): each turn is credited with what it leads to,
+    beside the same turns of the group.
+
+    Differs from the paper, which adds a share of the outcome to each turn's own reward: here returns to go, discounted
+    per turn. Rewards per turn come from reward functions that return a list, one number per turn; without any, what
+    came at the end counts for all turns.""",
+    credit="turn_level",
+)
+
+otb = named(
+    "otb",
+    """Optimal token baseline (Li et al. 2026, arXiv:2602.07078): the baseline of least variance at every token.
+
+    Asks the policy once more about the batch before the update, for the norm of each token's score.""",
+    credit="optimal_token",
+    loss="reinforce",
+)
+
 custom = named(
     "custom",
     """Any parts by name: `credit`, `loss`, `correction` … (the defaults are those of GRPO, arXiv:2402.03300).""",
@@ -229,7 +277,7 @@ ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
     for factory in (
         grpo, dr_grpo, dapo, rloo, reinforce, reinforce_pp, opo, gpg, maxrl, pass_at_k, gdpo, gspo, cispo, sapo, gmpo,
         dppo_tv, dppo_kl, ipo_mask, dro, kimi_k15, topr, vespo, clip_cov, kl_cov, importance, decoupled_ppo, icepop,
-        opd, custom,
+        opd, ppo, remax, rae, turn_level, otb, custom,
     )
 }  # fmt: skip
 """By the name in a config."""

@@ -56,6 +56,9 @@ PEERS: Mapping[str, str] = {
     "importance": "Tinker",
     "decoupled_ppo": "verl, TRL, SkyRL, AReaL, OpenRLHF",
     "icepop": "verl, TRL, AReaL",
+    "ppo": "verl, SkyRL, AReaL, OpenRLHF",
+    "remax": "verl",
+    "otb": "verl",
 }
 """Whose numbers tests/golden compares the parts of an algorithm with."""
 

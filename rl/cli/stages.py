@@ -1,11 +1,13 @@
 """The stages of an experiment, each able to go on where a killed run stopped."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from envs.clients.base import Client
 from envs.environment import Environment
@@ -17,11 +19,12 @@ from rl.checkpoint import Checkpoints
 from rl.cli.build import Policy
 from rl.cli.model import as_config_error
 from rl.config import CheckpointConfig, EvalConfig, PackConfig
-from rl.data.pack import Segment, pack, segments
+from rl.data.pack import Segment, pack, segments, unpack
 from rl.inference.engine import Engine
 from rl.metrics import CompileCounter
 from rl.models.base import Params
 from rl.models.lora import dense, join, split
+from rl.parallel.mesh import replicated
 from rl.progress import Progress
 from rl.rollout.client import EngineClient
 from rl.rollout.collect import Collector
@@ -29,9 +32,11 @@ from rl.rollout.held_out import held_out
 from rl.rollout.journal import StepJournal
 from rl.rollout.schedule import Schedule
 from rl.run_dir import RunDir
-from rl.trainer.loop import Groups, credit, reinforce
+from rl.trainer.credit import Groups, credit
+from rl.trainer.critic import CriticState, init_critic
+from rl.trainer.loop import reinforce
 from rl.trainer.optimizer import Optimizer
-from rl.trainer.reference import make_with_reference
+from rl.trainer.reference import Look, make_look, make_with_reference
 from rl.trainer.sft import demonstrated, supervise
 from rl.trainer.state import TrainState, init_state, parameter_count
 from rl.trainer.step import make_apply
@@ -130,7 +135,8 @@ class Stages:
         """
         schedule = Schedule(self.environment.tasks.split("train"), prompts, derive_seed(self.seed, "train"))
         client = EngineClient(engine, self.policy.renderer)
-        collector = Collector(self.environment, client, group_size, sampling, deadline=step_timeout)
+        greedy = "greedy" in algorithm.asks
+        collector = Collector(self.environment, client, group_size, sampling, deadline=step_timeout, greedy=greedy)
         rows = self.pack.rows_per_microbatch
         update = make_update(self._score, algorithm, optimizer, rows, self.policy.constrain)
         hyper = {**optimizer.hyper, **algorithm.hyper, "temperature": sampling.temperature}
@@ -142,7 +148,11 @@ class Stages:
         elif algorithm.needs_reference:
             first = jax.tree.map(jnp.copy, trained)  # the update uses up what it is given
             reference = make_with_reference(self._score, join(first, frozen), rows, sampling.temperature)
-        state, checkpoints = self._begin("train", trained, optimizer)
+        width, place = self.policy.model.config.width, partial(replicated, self.policy.mesh)
+        critic = None if algorithm.critic is None else init_critic(algorithm.critic.kind, width, trained, place)
+        keys = () if algorithm.keep is None else (self.environment.name,)
+        state, checkpoints = self._begin("train", trained, optimizer, critic, keys)
+        look = self._look(algorithm, sampling.temperature, frozen)
         stage = self.progress.stage("train", total=steps, unit="updates", start=int(state.step))
         clock = time.perf_counter()
 
@@ -155,9 +165,21 @@ class Stages:
             finally:
                 journal.close()
 
-        def assemble(groups: Groups) -> Batch:
-            batch = self._packed(credit(algorithm, groups), min_rows=prompts * group_size)
+        def packed(parts: list[Segment]) -> Batch:
+            batch = self._packed(parts, min_rows=prompts * group_size)
             return batch if reference is None else reference(batch)
+
+        def assemble(groups: Groups, state: TrainState) -> tuple[Batch, Mapping[str, float]]:
+            def per_token(parts: list[Segment]) -> dict[str, list[np.ndarray]]:
+                batch = packed(parts)
+                told = {**batch._asdict(), **look(state, batch)}
+                wanted = algorithm.asks - {"greedy"}
+                return {n: unpack(parts, self.pack.row_length, np.asarray(told[n])) for n in wanted}
+
+            names = [self.environment.name] * len(groups)
+            kept = {name: float(value) for name, value in state.kept.items()}
+            credited = credit(algorithm, groups, per_token=per_token, environments=names, kept=kept)
+            return packed(credited.segments), credited.kept
 
         def on_step(step: int, groups: Groups, metrics: dict[str, float]) -> None:
             nonlocal clock
@@ -185,13 +207,28 @@ class Stages:
             mismatch_limit=mismatch_limit,
         )
 
-    def _begin(self, stage: str, params: Params, optimizer: Optimizer) -> tuple[TrainState, Checkpoints]:
+    def _look(self, algorithm: Algorithm, temperature: float, frozen: Params | None) -> Look:
+        """What credit asks to be told about tokens, of the policy and the critic."""
+        names = algorithm.asks & {"values", "logprobs", "squared_probs"}
+        if not names:
+            return lambda state, batch: {}
+        score = make_score(self.policy.model, squares="squared_probs" in names)
+        return make_look(score, names, self.pack.rows_per_microbatch, temperature, frozen)
+
+    def _begin(
+        self,
+        stage: str,
+        params: Params,
+        optimizer: Optimizer,
+        critic: CriticState | None = None,
+        keys: Iterable[str] = (),
+    ) -> tuple[TrainState, Checkpoints]:
         """The newest checkpoint of a stage, or its first state; what was logged after it is about to be made again."""
         where = self.run.path / "checkpoints" / stage
         checkpoints = Checkpoints(where, every=self.checkpoint.every, keep=self.checkpoint.keep)
         # A copy: the first update uses up the state, and these weights may still be needed.
         with as_config_error("optimizer"):
-            first = init_state(jax.tree.map(jnp.copy, params), optimizer)
+            first = init_state(jax.tree.map(jnp.copy, params), optimizer, critic, keys)
         state = checkpoints.load(first) or first
         self.run.forget(stage, after=int(state.step))
         return state, checkpoints

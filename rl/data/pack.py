@@ -20,22 +20,26 @@ class Segment:
         tokens: prompt and sampled tokens, in order.
         mask: which of them the policy sampled (or, for demonstrations, should have written).
         logprobs: log-probability when sampled; 0 elsewhere.
-        advantage: credit of the rollout.
+        advantage: credit of the rollout, or of each token.
         rollout_tokens: trainable tokens of the whole rollout.
         starts_rollout: it is the first of its rollout.
         versions: the policy version each token was sampled with; empty if no policy sampled them.
+        values: what the critic said before each token; empty if there is none.
+        returns: what it should have said.
     """
 
     tokens: list[int]
     mask: list[bool]
     logprobs: list[float]
-    advantage: float = 0.0
+    advantage: float | list[float] = 0.0
     rollout_tokens: int = 0
     starts_rollout: bool = True
     versions: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
 
 
-def segments(trajectory: Trajectory, advantage: float) -> list[Segment]:
+def segments(trajectory: Trajectory, advantage: float = 0.0) -> list[Segment]:
     """The token sequences of a rollout.
 
     A turn whose prompt begins with exactly the tokens of the turn before it, and what was sampled there, continues that
@@ -69,6 +73,12 @@ def segments(trajectory: Trajectory, advantage: float) -> list[Segment]:
     return result
 
 
+def spread(parts: Sequence[Segment], numbers: Sequence[float]) -> list[list[float]]:
+    """One number for each token that a rollout sampled, laid over the tokens of its segments; 0 between them."""
+    left = iter(numbers)
+    return [[float(next(left)) if sampled else 0.0 for sampled in part.mask] for part in parts]
+
+
 def row_splits(trajectory: Trajectory) -> int:
     """How many turns start a segment anew, beside the first: their prompt does not begin with the tokens before it."""
     splits = 0
@@ -87,10 +97,32 @@ def pack(parts: Sequence[Segment], row_length: int, rows_multiple: int, min_rows
     Raises:
         ConfigError: when a segment is longer than a row.
     """
-    rows: list[list[Segment]] = []
+    rows = _laid(parts, row_length)
+    count = rows_multiple
+    while count < max(len(rows), min_rows):
+        count *= 2
+    numbered = [[parts[i] for i in row] for row in rows]
+    return _fill(numbered, count, row_length, rollouts=sum(s.starts_rollout and s.rollout_tokens > 0 for s in parts))
+
+
+def unpack(parts: Sequence[Segment], row_length: int, packed: np.ndarray) -> list[np.ndarray]:
+    """What `packed [R, L]` says about the sampled tokens of each segment, where `pack` laid them into rows."""
+    found: dict[int, np.ndarray] = {}
+    for r, row in enumerate(_laid(parts, row_length)):
+        start = 0
+        for i in row:
+            end = start + len(parts[i].tokens)
+            found[i] = packed[r, start:end][np.array(parts[i].mask, bool)]
+            start = end
+    return [found[i] for i in range(len(parts))]
+
+
+def _laid(parts: Sequence[Segment], row_length: int) -> list[list[int]]:
+    """Which segments lie in which row, by their numbers."""
+    rows: list[list[int]] = []
     room: list[int] = []
-    for segment in sorted(parts, key=lambda s: -len(s.tokens)):
-        size = len(segment.tokens)
+    for number in sorted(range(len(parts)), key=lambda i: -len(parts[i].tokens)):
+        size = len(parts[number].tokens)
         if size > row_length:
             raise ConfigError(
                 f"a sequence has {size} tokens, but pack.row_length is {row_length}; "
@@ -100,18 +132,15 @@ def pack(parts: Sequence[Segment], row_length: int, rows_multiple: int, min_rows
         if slot == len(rows):
             rows.append([])
             room.append(row_length)
-        rows[slot].append(segment)
+        rows[slot].append(number)
         room[slot] -= size
-    count = rows_multiple
-    while count < max(len(rows), min_rows):
-        count *= 2
-    return _fill(rows, count, row_length, rollouts=sum(s.starts_rollout and s.rollout_tokens > 0 for s in parts))
+    return rows
 
 
 def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int) -> Batch:
     shape = (count, row_length)
     integers = ("tokens", "positions", "segment_ids", "rollout_tokens", "versions")
-    floats = ("behaviour_logprobs", "reference_logprobs", "advantages")
+    floats = ("behaviour_logprobs", "reference_logprobs", "advantages", "values", "returns")
     arrays: dict[str, Any] = {name: np.zeros(shape, np.int32) for name in integers}
     arrays |= {name: np.zeros(shape, np.float32) for name in floats}
     arrays |= {name: np.zeros(shape, np.bool_) for name in ("mask", "chosen")}
@@ -129,5 +158,7 @@ def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int)
             arrays["advantages"][span] = segment.advantage
             arrays["rollout_tokens"][span] = segment.rollout_tokens
             arrays["versions"][span] = segment.versions or 0
+            arrays["values"][span] = segment.values or 0.0
+            arrays["returns"][span] = segment.returns or 0.0
             start += len(segment.tokens)
     return batch

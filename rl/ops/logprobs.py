@@ -11,12 +11,15 @@ from jaxtyping import Array, Float, Int
 class TokenScores(NamedTuple):
     """Per token: the log-probability of the target, and the entropy of the distribution it is judged by (nats).
 
-    A model with experts tells beside them how many tokens it gave to each, `[layers, experts]` per stack of layers.
+    A model with experts tells beside them how many tokens it gave to each, `[layers, experts]` per stack of layers; a
+    critic what it expects before the token. `squared_probs` is `sum p^2` over the vocabulary, where it is asked for.
     """
 
     logprobs: Float[Array, "T"]
     entropy: Float[Array, "T"]
     expert_loads: Mapping[str, Float[Array, "layers E"]] = {}
+    values: Float[Array, "T"] | None = None
+    squared_probs: Float[Array, "T"] | None = None
 
 
 def token_scores(
@@ -26,6 +29,7 @@ def token_scores(
     temperature: Float[Array, ""] | float = 1.0,
     *,
     chunk: int = 1024,
+    squares: bool = False,
 ) -> TokenScores:
     """Scores `targets` under `softmax(hidden @ head.T / temperature)`, in float32, `chunk` tokens at a time.
 
@@ -39,6 +43,7 @@ def token_scores(
         targets: token ids in `[0, V)`.
         temperature: divides the logits; must be positive.
         chunk: tokens per step.
+        squares: fill in `squared_probs`.
     """
 
     def score(x: jax.Array, y: jax.Array) -> TokenScores:
@@ -48,7 +53,9 @@ def token_scores(
         total = exp.sum(axis=-1)
         log_total = jnp.log(total) + top[:, 0]
         chosen = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
-        return TokenScores(chosen - log_total, log_total - (exp * logits).sum(axis=-1) / total)
+        squared = (exp**2).sum(axis=-1) / total**2 if squares else None
+        entropy = log_total - (exp * logits).sum(axis=-1) / total
+        return TokenScores(chosen - log_total, entropy, squared_probs=squared)
 
     tokens = targets.shape[0]
     if tokens <= chunk:

@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from envs.clients.base import Client
+from envs.concurrency import together
 from envs.environment import Environment
 from envs.errors import InfrastructureError, UpswingError, first_few
 from envs.evaluation import evaluate
-from envs.types import Failure, Sampling, Task, Trajectory
+from envs.rollout import run_task
+from envs.types import GREEDY, Failure, Sampling, Task, Trajectory
 
 Groups = list[list[Trajectory]]
 
@@ -28,6 +31,7 @@ class Collector:
         sampling: how tokens are drawn; its seed is replaced per step.
         retries: how often an infrastructure failure is tried again.
         deadline: seconds that the rollouts of a step may take together; None: for ever.
+        greedy: roll out each task once more without chance, as the last of its group; its `sample` is -1.
     """
 
     environment: Environment
@@ -36,6 +40,7 @@ class Collector:
     sampling: Sampling
     retries: int = 2
     deadline: float | None = None
+    greedy: bool = False
 
     async def collect(
         self,
@@ -58,7 +63,8 @@ class Collector:
             DeadlineError: when they were not done in time.
         """
         done = list(done)
-        running = {(task.id, sample) for task in tasks for sample in range(self.group_size)}
+        samples = [*range(self.group_size), *([GREEDY] if self.greedy else [])]
+        running = {(task.id, sample) for task in tasks for sample in samples}
         running -= {(t.task.id, t.sample) for t in done}
 
         def finished(trajectory: Trajectory) -> None:
@@ -68,28 +74,53 @@ class Collector:
 
         try:
             async with asyncio.timeout(self.deadline) as clock:
-                evaluation = await evaluate(
-                    self.environment,
-                    self.client,
-                    tasks=tasks,
-                    group_size=self.group_size,
-                    sampling=replace(self.sampling, seed=seed),
-                    concurrency=len(tasks) * self.group_size,
-                    retries=self.retries,
-                    on_trajectory=finished,
-                    done=done,
-                )
+                rolling = [self._sampled(tasks, seed, done, finished)]
+                rolling += [self._greedily(tasks, seed, done, finished)] if self.greedy else []
+                rollouts, *extra = await together(rolling)
         except TimeoutError:
             if not clock.expired():
                 raise
-            raise DeadlineError(self._overdue(running, len(tasks) * self.group_size)) from None
-        rollouts = list(evaluation.trajectories)
-        raise_bugs(rollouts)
+            raise DeadlineError(self._overdue(running, len(tasks) * len(samples))) from None
+        raise_bugs(chain(rollouts, *extra))
         if all(t.failure is not None for t in rollouts):
             raise InfrastructureError(
                 f"all {len(rollouts)} rollouts of the step failed; the first: {_text(rollouts[0].failure)}"
             )
-        return [rollouts[i : i + self.group_size] for i in range(0, len(rollouts), self.group_size)]
+        groups = [rollouts[i : i + self.group_size] for i in range(0, len(rollouts), self.group_size)]
+        return [[*group, *beside] for group, *beside in zip(groups, *extra, strict=True)]
+
+    async def _sampled(
+        self, tasks: Sequence[Task], seed: int, done: list[Trajectory], finished: Callable[[Trajectory], None]
+    ) -> list[Trajectory]:
+        evaluation = await evaluate(
+            self.environment,
+            self.client,
+            tasks=tasks,
+            group_size=self.group_size,
+            sampling=replace(self.sampling, seed=seed),
+            concurrency=len(tasks) * self.group_size,
+            retries=self.retries,
+            on_trajectory=finished,
+            done=done,
+        )
+        return list(evaluation.trajectories)
+
+    async def _greedily(
+        self, tasks: Sequence[Task], seed: int, done: list[Trajectory], finished: Callable[[Trajectory], None]
+    ) -> list[Trajectory]:
+        sampling = replace(self.sampling, temperature=0.0, seed=seed)
+        known = {t.task.id: t for t in done if t.sample == GREEDY}
+
+        async def one(task: Task) -> Trajectory:
+            if task.id in known:
+                return known[task.id]
+            found = await run_task(
+                self.environment, task, self.client, sample=GREEDY, sampling=sampling, retries=self.retries
+            )
+            finished(found)
+            return found
+
+        return await together(one(task) for task in tasks)
 
     def _overdue(self, running: set[tuple[str, int]], rollouts: int) -> str:
         waiting = first_few(sorted(task_id for task_id, _ in running))

@@ -93,6 +93,7 @@ def write_rollouts(path: Path, trajectories: Sequence[Trajectory], step: int) ->
             ("failure", pa.string()),  # JSON
             ("roles", pa.string()),  # JSON
             ("turns", pa.list_(_TURN)),
+            ("turn_rewards", pa.list_(pa.float64())),
             *names.items(),
         ]
     )
@@ -122,6 +123,7 @@ def _row(t: Trajectory, step: int) -> dict[str, Any]:
         "failure": json.dumps(None if t.failure is None else t.failure.to_dict()),
         "roles": json.dumps({name: role.to_dict() for name, role in t.roles.items()}),
         "turns": turns,
+        "turn_rewards": t.turn_rewards,
         **{f"rewards/{name}": value for name, value in t.rewards.items()},
         **{f"metrics/{name}": value for name, value in t.metrics.items()},
     }
@@ -141,6 +143,7 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
             "reward": row["reward"],
             "rewards": named("rewards/"),
             "metrics": named("metrics/"),
+            "turn_rewards": row.get("turn_rewards"),
             "failure": json.loads(row["failure"]),
             "attempts": row["attempts"],
             "seconds": row["seconds"],

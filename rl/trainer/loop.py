@@ -3,23 +3,25 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from envs.types import Trajectory
-from rl.algorithms.base import Algorithm, Outcomes
+from envs.types import GREEDY
 from rl.checkpoint import Checkpoints
-from rl.data.pack import Segment, row_splits, segments
+from rl.data.pack import row_splits
 from rl.models.base import Params
+from rl.trainer.credit import Groups, sampled_tokens
 from rl.trainer.state import TrainState
 from rl.trainer.step import Apply, check_finite, check_mismatch
 from rl.types import Batch
 
-Groups = Sequence[Sequence[Trajectory]]
 Collect = Callable[[int], Awaitable[Groups]]
+Assemble = Callable[[Groups, TrainState], tuple[Batch, Mapping[str, float]]]
+"""Credit and packing: the batch, and what credit keeps for the next step."""
 
 
 class Collected(NamedTuple):
@@ -35,7 +37,7 @@ async def reinforce(
     *,
     steps: int,
     collect: Collect,
-    assemble: Callable[[Groups], Batch],
+    assemble: Assemble,
     apply: Apply,
     publish: Callable[[Params, int], Awaitable[None]],
     checkpoints: Checkpoints,
@@ -50,7 +52,7 @@ async def reinforce(
         state: where to begin; used up.
         steps: updates in all.
         collect: the groups of a step (from 0), a function of the step and the published policy.
-        assemble: credit and packing.
+        assemble: credit and packing, with what the state's policy and critic say about the tokens.
         apply: from `make_apply`.
         publish: hands parameters and their version to the engine.
         checkpoints: where states go.
@@ -71,9 +73,10 @@ async def reinforce(
             async for step, groups, seconds in collected:
                 observed = observe(groups, version)
                 started = time.perf_counter()
-                batch = assemble(groups)
+                batch, kept = assemble(groups, state)
                 state, metrics = await _to_its_end(apply, state, batch)
                 check_finite(step + 1, metrics, (group[0].task.id for group in groups))
+                state = state._replace(kept={name: jnp.float32(value) for name, value in kept.items()})
                 update_seconds = time.perf_counter() - started
                 version = step + 1
                 speed = {
@@ -138,47 +141,16 @@ async def _collected(collect: Collect, step: int) -> tuple[Groups, float]:
     return groups, time.perf_counter() - started
 
 
-def outcomes(groups: Groups) -> Outcomes:
-    """What credit is given by, as arrays; failed rollouts are not valid and read 0."""
-    names = sorted({name for group in groups for t in group for name in t.rewards})
-
-    def table(value: Callable[[Trajectory], float]) -> np.ndarray:
-        return np.array([[0.0 if t.reward is None else value(t) for t in group] for group in groups])
-
-    return Outcomes(
-        rewards=table(lambda t: t.reward or 0.0),
-        valid=table(lambda t: 1.0) > 0,
-        tokens=table(sampled_tokens).astype(np.int64),
-        components={name: table(lambda t, name=name: t.rewards.get(name, 0.0)) for name in names},  # type: ignore[misc]
-    )
-
-
-def sampled_tokens(trajectory: Trajectory) -> int:
-    """How many tokens the policy sampled in a rollout."""
-    return sum(len(turn.completion.completion_ids or ()) for turn in trajectory.turns)
-
-
-def credit(algorithm: Algorithm, groups: Groups) -> list[Segment]:
-    """The groups as segments with their advantages; failed rollouts take no part."""
-    ended = outcomes(groups)
-    advantages = algorithm.credit(ended)
-    return [
-        segment
-        for group, row, usable in zip(groups, advantages, ended.valid, strict=True)
-        for trajectory, advantage, ok in zip(group, row, usable, strict=True)
-        if ok
-        for segment in segments(trajectory, float(advantage))
-    ]
-
-
 def observe(groups: Groups, version: int) -> dict[str, float]:
-    """What the rollouts say, averaged over those that have a reward.
+    """What the rollouts say, averaged over those that have a reward. Greedy ones are seen in `greedy_reward` alone.
 
     Keys: `reward`, `reward_std` (within groups), `rewards/*`, `metrics/*`, `turns`, `completion_tokens`, `truncated`,
     `row_splits` (turns whose prompt does not continue the tokens before it), `staleness` (versions behind `version`,
-    mean over tokens), `failed` (a count).
+    mean over tokens), `failed` (a count), `greedy_reward`.
     """
-    scored = [t for group in groups for t in group if t.reward is not None]
+    everything = [t for group in groups for t in group if t.reward is not None]
+    scored = [t for t in everything if t.sample != GREEDY]
+    greedy = [float(t.reward or 0.0) for t in everything if t.sample == GREEDY]
     values: dict[str, list[float]] = {}
     for t in scored:
         observed = {
@@ -192,15 +164,15 @@ def observe(groups: Groups, version: int) -> dict[str, float]:
         }
         for name, value in observed.items():
             values.setdefault(name, []).append(float(value))
-    spread = [
-        np.std([t.reward for t in g if t.reward is not None]) for g in groups if any(t.reward is not None for t in g)
-    ]
+    by_group = [[t.reward for t in g if t.reward is not None and t.sample != GREEDY] for g in groups]
+    spread = [np.std(rewards) for rewards in by_group if rewards]
     ages = [version - v for t in scored for turn in t.turns for v in turn.completion.versions or ()]
     return {
         **{name: float(np.mean(each)) for name, each in values.items()},
         "reward_std": float(np.mean(spread)),
         "staleness": float(np.mean(ages)) if ages else 0.0,
         "failed": float(sum(t.reward is None for group in groups for t in group)),
+        **({"greedy_reward": float(np.mean(greedy))} if greedy else {}),
     }
 
 

@@ -1,12 +1,22 @@
-"""Log-probabilities under a frozen reference policy, a few rows at a time."""
+"""What is known of a batch before the update: log-probabilities under a frozen reference policy, what credit asks to be
+told about each token. A few rows at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
+import numpy as np
 
 from rl.models.base import Params
+from rl.models.lora import join
+from rl.ops.logprobs import TokenScores
+from rl.trainer.critic import whole
+from rl.trainer.state import TrainState
 from rl.trainer.update import Score
 from rl.types import Batch
+
+Look = Callable[[TrainState, Batch], Mapping[str, np.ndarray]]
+"""`look(state, batch) -> {name: [R, L]}`."""
 
 
 def make_with_reference(score: Score, reference: Params, rows: int, temperature: float) -> Callable[[Batch], Batch]:
@@ -21,15 +31,52 @@ def make_with_reference(score: Score, reference: Params, rows: int, temperature:
 
     @jax.jit
     def logprobs(params: Params, batch: Batch) -> jax.Array:
-        shape = batch.tokens.shape
-        per_row = (batch.tokens, batch.positions, batch.segment_ids)
-        cut = jax.tree.map(lambda a: a.reshape(shape[0] // rows, rows, shape[1]), per_row)
-
-        def one(part: tuple[jax.Array, ...]) -> jax.Array:
-            tokens, positions, segment_ids = part
-            few = batch._replace(tokens=tokens, positions=positions, segment_ids=segment_ids)
-            return score(params, few, temperature).logprobs
-
-        return jax.lax.map(one, cut).reshape(shape)
+        result: jax.Array = _by_rows(lambda few: score(params, few, temperature).logprobs, batch, rows)
+        return result
 
     return lambda batch: batch._replace(reference_logprobs=logprobs(reference, batch))
+
+
+def make_look(score: Score, names: Iterable[str], rows: int, temperature: float, frozen: Params | None = None) -> Look:
+    """What the policy and the critic of a state say about each token, before they are updated.
+
+    Args:
+        score: from `make_score`, with `squares` if they are asked for.
+        names: fields of `TokenScores`.
+        rows: rows scored at once; divides the batch's number of rows.
+        temperature: of the policy.
+        frozen: weights beside the adapter that is trained.
+    """
+    chosen = sorted(names)
+
+    @jax.jit
+    def look(params: Params, critic: Params | None, batch: Batch, frozen: Params | None) -> dict[str, jax.Array]:
+        policy = join(params, frozen)
+        judged = () if critic is None else (whole(critic, policy, frozen),)
+
+        def few(part: Batch) -> dict[str, jax.Array]:
+            scores: TokenScores = score(policy, part, temperature, *judged)
+            return {name: getattr(scores, name) for name in chosen}
+
+        result: dict[str, jax.Array] = _by_rows(few, batch, rows)
+        return result
+
+    def fetched(state: TrainState, batch: Batch) -> Mapping[str, np.ndarray]:
+        critic = None if state.critic is None else state.critic.params
+        found: Mapping[str, np.ndarray] = jax.device_get(look(state.params, critic, batch, frozen))
+        return found
+
+    return fetched
+
+
+def _by_rows(function: Callable[[Batch], Any], batch: Batch, rows: int) -> Any:
+    """`function` of the tokens of a few rows at a time; its results, arrays `[rows, L]`, as one."""
+    shape = batch.tokens.shape
+    per_row = (batch.tokens, batch.positions, batch.segment_ids)
+    cut = jax.tree.map(lambda a: a.reshape(shape[0] // rows, rows, shape[1]), per_row)
+
+    def one(part: tuple[jax.Array, ...]) -> Any:
+        tokens, positions, segment_ids = part
+        return function(batch._replace(tokens=tokens, positions=positions, segment_ids=segment_ids))
+
+    return jax.tree.map(lambda a: a.reshape(shape), jax.lax.map(one, cut))

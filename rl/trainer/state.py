@@ -1,31 +1,46 @@
 """What training changes, as one value. Randomness is not part of it: keys derive from (seed, purpose, step)."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from rl.models.base import Params
+from rl.trainer.critic import CriticState
 from rl.trainer.optimizer import Optimizer
 
 
 class TrainState(NamedTuple):
     """What is trained, the optimizer's state, and how many updates were made (which is also the policy version).
 
-    `params` are all of the model's, or the adapter alone (`rl.models.lora.split`).
+    `params` are all of the model's, or the adapter alone (`rl.models.lora.split`). Beside the policy there may be a
+    critic, and what credit keeps from step to step, by environment.
     """
 
     params: Params
     opt_state: Any
     step: Int[Array, ""]
+    critic: CriticState | None = None
+    kept: Mapping[str, Float[Array, ""]] = {}
 
 
-def init_state(params: Params, optimizer: Optimizer) -> TrainState:
-    """The state before the first update."""
+def init_state(
+    params: Params, optimizer: Optimizer, critic: CriticState | None = None, keys: Iterable[str] = ()
+) -> TrainState:
+    """The state before the first update.
+
+    Args:
+        params: what is trained.
+        optimizer: of them.
+        critic: from `rl.trainer.critic.init_critic`.
+        keys: what credit keeps a number for.
+    """
     transform = optimizer.transform(dict.fromkeys(optimizer.hyper, 0.0))
-    return TrainState(params, transform.init(params), jnp.zeros((), jnp.int32))
+    kept = {key: jnp.zeros(()) for key in keys}
+    return TrainState(params, transform.init(params), jnp.zeros((), jnp.int32), critic, kept)
 
 
 def parameter_count(params: Params) -> int:

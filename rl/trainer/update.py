@@ -14,6 +14,7 @@ from rl.models.lora import join
 from rl.models.moe import MoeConfig, balance, loads, max_load
 from rl.ops.logprobs import TokenScores, token_scores
 from rl.ops.masked import masked_sum
+from rl.trainer.critic import explained_variance, improve, judge, whole
 from rl.trainer.optimizer import Optimizer
 from rl.trainer.state import TrainState
 from rl.types import Batch, Hyper
@@ -21,7 +22,8 @@ from rl.types import Batch, Hyper
 Metrics = dict[str, jax.Array]
 Update = Callable[[TrainState, Batch, Hyper, Params | None], tuple[TrainState, Metrics]]
 """`update(state, batch, hyper, frozen=None)`; `frozen` is what `rl.models.lora.split` leaves beside an adapter."""
-Score = Callable[[Params, Batch, jax.Array | float], TokenScores]
+Score = Callable[..., TokenScores]
+"""`score(params, batch, temperature[, critic])`."""
 
 
 class Observed(NamedTuple):
@@ -38,17 +40,27 @@ class Observed(NamedTuple):
     expert_loads: Mapping[str, jax.Array]
 
 
-def make_score(model: Model, *, remat: bool = False, chunk: int = 1024) -> Score:
+def make_score(model: Model, *, remat: bool = False, chunk: int = 1024, squares: bool = False) -> Score:
     """`score(params, batch, temperature) -> TokenScores [R, L]`: every token given those before it in its segment.
 
-    The first column has nothing before it and scores 0.
+    The first column has nothing before it and scores 0. With a critic (from `rl.trainer.critic.whole`) as a fourth
+    argument there are `values`, too; with `squares`, `squared_probs`.
     """
 
-    def score(params: Params, batch: Batch, temperature: jax.Array | float) -> TokenScores:
-        hidden, observed = hidden_states(model, params, batch.tokens, batch.positions, batch.segment_ids, remat=remat)
+    def states(params: Params, batch: Batch) -> tuple[jax.Array, Any]:
+        return hidden_states(model, params, batch.tokens, batch.positions, batch.segment_ids, remat=remat)
+
+    def score(
+        params: Params, batch: Batch, temperature: jax.Array | float, critic: Params | None = None
+    ) -> TokenScores:
+        hidden, observed = states(params, batch)
         R, L, D = hidden.shape
         before = hidden[:, :-1].reshape(R * (L - 1), D)
-        scores = token_scores(before, model.head(params), batch.tokens[:, 1:].reshape(-1), temperature, chunk=chunk)
+        targets = batch.tokens[:, 1:].reshape(-1)
+        scores = token_scores(before, model.head(params), targets, temperature, chunk=chunk, squares=squares)
+        if critic is not None:
+            seen = states(critic["trunk"], batch)[0][:, :-1].reshape(before.shape) if "trunk" in critic else before
+            scores = scores._replace(values=judge(critic, seen))
         scores = jax.tree.map(lambda value: jnp.pad(value.reshape(R, L - 1), ((0, 0), (1, 0))), scores)
         if isinstance(model.config, MoeConfig):
             scores = scores._replace(expert_loads=loads(observed, batch.segment_ids, model.config.experts))
@@ -70,6 +82,8 @@ def make_update(
     come from the whole batch, so loss and gradient do not depend on the cut. A loss or gradient that is not finite
     leaves the state as it was, inside the program (the donated input is gone), and reports `nonfinite = 1`.
 
+    A critic in the state learns from the same loss, by an optimizer and a bound on its gradient of its own.
+
     A model with experts also reports `moe/max_load`, and those of its routers' biases that balance experts move by
     `hyper["expert_bias_rate"]`, unless they are frozen.
 
@@ -81,8 +95,11 @@ def make_update(
         constrain: pins each micro-batch to the mesh.
     """
 
-    def microbatch_loss(params: Params, batch: Batch, weights: jax.Array, hyper: Hyper) -> tuple[jax.Array, Observed]:
-        scores = score(params, batch, hyper["temperature"])
+    def microbatch_loss(
+        params: Params, critic: Params | None, batch: Batch, weights: jax.Array, hyper: Hyper
+    ) -> tuple[jax.Array, Observed]:
+        judged = () if critic is None else (critic,)
+        scores = score(params, batch, hyper["temperature"], *judged)
         token = algorithm.loss(scores, batch, hyper)
         metrics, maxima = jax.lax.stop_gradient(({"entropy": scores.entropy, **token.metrics}, token.maxima))
         sums = {name: masked_sum(value, batch.mask) for name, value in metrics.items()}
@@ -92,14 +109,17 @@ def make_update(
     def update(
         state: TrainState, batch: Batch, hyper: Hyper, frozen: Params | None = None
     ) -> tuple[TrainState, Metrics]:
-        def loss_of(trained: Params, *rest: Any) -> tuple[jax.Array, Observed]:
-            return microbatch_loss(join(trained, frozen), *rest)
+        def loss_of(trained: tuple[Params, Params | None], *rest: Any) -> tuple[jax.Array, Observed]:
+            policy = join(trained[0], frozen)
+            critic = None if trained[1] is None else whole(trained[1], policy, frozen)
+            return microbatch_loss(policy, critic, *rest)
 
+        critic = state.critic
         hyper = {**hyper, "version": state.step}
         batch = algorithm.prepare(batch, hyper)
-        loss, (sums, maxima, expert_loads), grads = _accumulate(
+        loss, (sums, maxima, expert_loads), (grads, critic_grads) = _accumulate(
             jax.value_and_grad(loss_of, has_aux=True),
-            state.params,
+            (state.params, None if critic is None else critic.params),
             batch,
             algorithm.weights(batch),
             hyper,
@@ -117,13 +137,18 @@ def make_update(
             params = jax.tree.map(lambda p, s: (p - lr * s).astype(p.dtype), state.params, steps)
         if expert_loads and frozen is None:
             params = balance(params, expert_loads, hyper["expert_bias_rate"])
-        after = TrainState(params, opt_state, state.step + 1)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         tokens = jnp.maximum(batch.mask.sum(), 1).astype(jnp.float32)
         metrics = {**{name: value / tokens for name, value in sums.items()}, **maxima}
+        if critic is not None and algorithm.critic is not None:
+            rate = algorithm.critic.rate(lr, hyper)
+            critic, metrics["critic_grad_norm"] = improve(critic, critic_grads, rate, hyper["max_grad_norm"])
+            metrics["explained_variance"] = explained_variance(batch.values, batch.returns, batch.mask)
+            finite &= jnp.isfinite(metrics["critic_grad_norm"])
+        after = TrainState(params, opt_state, state.step + 1, critic, state.kept)
+        result = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         if expert_loads:
             metrics["moe/max_load"] = max_load(expert_loads)
-        return kept, {
+        return result, {
             **metrics,
             "loss": loss,
             "grad_norm": grad_norm,

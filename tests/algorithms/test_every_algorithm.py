@@ -27,6 +27,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "grpo+kl in reward": ("grpo", {"kl_weight": 0.1, "kl_in": "reward"}),
     "grpo+all": ("grpo", {"correction": list(CORRECTIONS)}),
     "clip+dual": ("grpo", {"dual_clip": 3.0, "level": "sequence_token", "aggregate": "sequence_sum"}),
+    "ppo+kl in reward": ("ppo", {"kl_weight": 0.1, "kl_in": "reward", "value_clip": 0.2}),
     "cispo over sequences": ("cispo", {"level": "sequence_sum", "proximity": 0.1, "aggregate": "token_sum"}),
 }
 
@@ -59,7 +60,8 @@ def packed(parts: Sequence[Segment], rows: int = 8) -> Batch:
     batch = pack(parts, row_length=16, rows_multiple=rows)
     assert batch.tokens.shape == (rows, 16)
     reference = np.where(batch.mask, batch.behaviour_logprobs + 0.1 * np.sin(batch.tokens), 0.0).astype(np.float32)
-    return jax.tree.map(jnp.asarray, batch._replace(reference_logprobs=reference))
+    judged = {"values": 0.1 * np.cos(batch.tokens, dtype=np.float32), "returns": np.sin(batch.tokens, dtype=np.float32)}
+    return jax.tree.map(jnp.asarray, batch._replace(reference_logprobs=reference, **judged))
 
 
 def outcome(algorithm: Algorithm, drift: jax.Array, batch: Batch, cut: int = 1) -> tuple[float, np.ndarray]:
@@ -75,7 +77,8 @@ def outcome(algorithm: Algorithm, drift: jax.Array, batch: Batch, cut: int = 1) 
 
         def total(drift: jax.Array, part: Batch = part, weights: jax.Array = weights[rows]) -> jax.Array:
             logprobs = part.behaviour_logprobs + drift[part.tokens]
-            token = algorithm.loss(TokenScores(logprobs, -logprobs), part, hyper)
+            values = None if algorithm.critic is None else part.values + drift[part.tokens]
+            token = algorithm.loss(TokenScores(logprobs, -logprobs, values=values), part, hyper)
             return jnp.where(part.mask, token.loss * weights, 0.0).sum()
 
         value, slope = jax.value_and_grad(total)(drift)
@@ -104,7 +107,8 @@ def different_losses() -> list[str]:
     found: dict[str, str] = {}
     for variant, (name, settings) in VARIANTS.items():
         chosen = {**ALGORITHMS[name].chosen, **settings}  # type: ignore[attr-defined]
-        chosen = {k: v for k, v in chosen.items() if k not in ("credit", "normalise_std") and not isinstance(v, float)}
+        settled = {"normalise_std"} | ({"credit"} if make(variant).critic is None else set())
+        chosen = {k: v for k, v in chosen.items() if k not in settled and not isinstance(v, float)}
         found.setdefault(str(sorted(chosen.items(), key=str)), variant)
     return list(found.values())
 

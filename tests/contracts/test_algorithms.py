@@ -42,26 +42,47 @@ def test_the_docstring_names_a_source_and_every_argument(name: str) -> None:
     assert documented == list(inspect.signature(ALGORITHMS[name]).parameters)
 
 
+def outcomes(order: np.ndarray, *, valid: bool = True) -> Outcomes:
+    """Six tasks, four rollouts each in this order: with some that failed, all that failed, one left, all alike."""
+    rng = np.random.default_rng(0)
+    rewards, there = rng.random((6, 4)), rng.random((6, 4)) < 0.7
+    there[0], there[1], there[2] = False, [True, False, False, False], True
+    rewards[2] = 1.0
+    rewards[~there] = np.nan
+    tokens = rng.integers(2, 9, (6, 4))
+    logprobs = -rng.random((6, 4, 8))
+    return Outcomes(
+        rewards[:, order],
+        there[:, order] & valid,
+        tokens[:, order],
+        turn_rewards=rng.random((6, 4, 2))[:, order] / 9,
+        turn_tokens=np.stack([tokens - 1, tokens * 0 + 1], axis=2)[:, order],
+        environments=["one", "two"] * 3,
+        kept={"one": 0.3, "two": 0.1},
+        greedy=np.array([np.nan, 0.2, 0.5, 0.1, 0.2, 0.3]),
+        per_token={
+            "values": rng.random((6, 4, 8))[:, order],
+            "logprobs": logprobs[:, order],
+            "squared_probs": np.exp(2 * logprobs)[:, order],
+        },
+    )
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_credit_is_finite_and_only_for_what_has_a_reward(name: str) -> None:
-    rng = np.random.default_rng(0)
-    rewards, valid = rng.random((6, 4)), rng.random((6, 4)) < 0.7
-    valid[0], valid[1], valid[2] = False, [True, False, False, False], True
-    rewards[2] = 1.0
-    rewards[~valid] = np.nan
-    tokens = rng.integers(1, 9, (6, 4))
-    credit = ALGORITHMS[name]().credit
-    advantages = credit(Outcomes(rewards, valid, tokens))
-    assert advantages.shape == (6, 4) and np.isfinite(advantages).all()
-    assert (advantages[~valid] == 0).all()
+    credit, order = ALGORITHMS[name]().credit, np.random.default_rng(1).permutation(4)
+    ended = outcomes(np.arange(4))
+    advantages = credit(ended)
+    assert advantages.shape in ((6, 4), (6, 4, 8)) and np.isfinite(advantages).all()
+    assert (advantages[~ended.valid] == 0).all()
     if name != "opd":  # what teaches there is no reward
-        assert (advantages[3:] != 0).any(axis=1).all()
-    order = rng.permutation(4)
-    moved = credit(Outcomes(rewards[:, order], valid[:, order], tokens[:, order]))
+        assert advantages[3:].reshape(3, -1).any(axis=1).all()
+    if advantages.ndim == 3:
+        assert (advantages[np.arange(8) >= ended.tokens[..., None]] == 0).all()
+    moved = credit(outcomes(order))
     untied = [0, 1, 3, 4, 5]  # of equals, the first may count as the best
     np.testing.assert_allclose(moved[untied], advantages[untied][:, order], atol=1e-12)
-    nothing = credit(Outcomes(rewards, np.zeros_like(valid), tokens))
-    np.testing.assert_array_equal(nothing, 0.0)
+    np.testing.assert_array_equal(credit(outcomes(order, valid=False)), 0.0)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -72,7 +93,8 @@ def test_good_tokens_become_likelier_and_bad_ones_less_so(name: str) -> None:
     batch = batch._replace(reference_logprobs=batch.behaviour_logprobs)  # a teacher has nothing to add
 
     def loss(logprobs: jax.Array) -> jax.Array:
-        token = algorithm.loss(TokenScores(logprobs, logprobs), batch, {**algorithm.hyper, "version": 0})
+        scores = TokenScores(logprobs, logprobs, values=None if algorithm.critic is None else 0.0 * logprobs)
+        token = algorithm.loss(scores, batch, {**algorithm.hyper, "version": 0})
         assert token.loss.shape == batch.tokens.shape and all(
             v.shape == batch.tokens.shape for v in token.metrics.values()
         )

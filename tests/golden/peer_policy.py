@@ -52,7 +52,7 @@ def token_weights(case: Case, aggregate: str, empty_rows: bool) -> jax.Array:
     floats = jnp.zeros(mask.shape)
     rollouts = jnp.int32(len(mask)) if empty_rows else mask.any(axis=1).sum().astype(jnp.int32)
     batch = Batch(
-        zeros, zeros, zeros + 1, mask, floats, floats, floats, lengths, zeros, mask & False, rollouts
+        zeros, zeros, zeros + 1, mask, floats, floats, floats, lengths, zeros, mask & False, floats, floats, rollouts
     )  # fmt: skip
     return aggregation(aggregate, mask.shape[1])(batch).astype(jnp.float64)  # type: ignore[arg-type]
 

@@ -78,3 +78,12 @@ def test_neither_direction_holds_all_logits() -> None:
 
     compiled = jax.jit(jax.value_and_grad(total, argnums=(0, 1))).lower(*shapes).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * tokens * vocabulary / 8
+
+
+@pytest.mark.parametrize("chunk", [3, 64])
+def test_squared_probabilities(chunk: int) -> None:
+    hidden, head = jax.random.normal(jax.random.key(0), (7, 5)), jax.random.normal(jax.random.key(1), (11, 5))
+    targets = jnp.arange(7)
+    found = token_scores(hidden, head, targets, 2.0, chunk=chunk, squares=True).squared_probs
+    np.testing.assert_allclose(found, (jax.nn.softmax(hidden @ head.T / 2.0) ** 2).sum(axis=1), rtol=1e-5)
+    assert token_scores(hidden, head, targets, chunk=chunk).squared_probs is None

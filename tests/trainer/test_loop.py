@@ -20,7 +20,8 @@ from rl.models.base import Model, Params
 from rl.rollout.client import EngineClient
 from rl.rollout.collect import Collector
 from rl.rollout.schedule import Schedule
-from rl.trainer.loop import Groups, credit, observe, reinforce, rollouts, used_rows
+from rl.trainer.credit import Groups, credit
+from rl.trainer.loop import observe, reinforce, rollouts, used_rows
 from rl.trainer.optimizer import adamw
 from rl.trainer.state import TrainState, init_state
 from rl.trainer.step import Apply, NonFiniteError, make_apply
@@ -140,13 +141,13 @@ def test_credit_leaves_out_what_failed() -> None:
         [trajectory(None), trajectory(None), trajectory(None, [8])],
         [trajectory(5.0, [9]), trajectory(None), trajectory(None)],
     ]
-    parts = credit(dr_grpo(), groups)
+    parts = credit(dr_grpo(), groups).segments
     assert [(p.tokens, p.advantage, p.rollout_tokens) for p in parts] == [
         ([1, 2, 4], -1.0, 1),
         ([1, 2, 6, 3, 7], 1.0, 2),
         ([1, 2, 9], 0.0, 1),  # alone in its group: nothing to compare with
     ]
-    assert credit(grpo(), groups)[1].advantage == pytest.approx(0.7071, abs=1e-4)
+    assert credit(grpo(), groups).segments[1].advantage == pytest.approx(0.7071, abs=1e-4)
 
 
 def test_what_is_observed() -> None:
@@ -169,7 +170,7 @@ def test_what_is_observed() -> None:
 
 
 def test_used_rows_are_those_that_hold_anything() -> None:
-    parts = credit(dr_grpo(), [[trajectory(1.0, [4, 5]), trajectory(0.0, [4])]])
+    parts = credit(dr_grpo(), [[trajectory(1.0, [4, 5]), trajectory(0.0, [4])]]).segments
     assert used_rows(pack(parts, row_length=8, rows_multiple=4)) == 7 / 8
     assert used_rows(pack([], row_length=8, rows_multiple=4)) == 0.0
 
@@ -206,8 +207,8 @@ def first_state(params: Params) -> TrainState:
     return init_state(jax.tree.map(jnp.copy, params), adamw(steps=STEPS))
 
 
-def assemble(groups: Groups) -> Batch:
-    return pack(credit(grpo(), groups), row_length=16, rows_multiple=4, min_rows=8)
+def assemble(groups: Groups, state: TrainState) -> tuple[Batch, dict[str, float]]:
+    return pack(credit(grpo(), groups).segments, row_length=16, rows_multiple=4, min_rows=8), {}
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -264,9 +265,9 @@ async def nowhere(params: Params, version: int) -> None:
 async def test_a_loss_that_is_no_number_ends_training_after_the_last_good_state_was_kept(
     apply: Apply, params: Params, tmp_path: Path
 ) -> None:
-    def poisoned(groups: Groups) -> Batch:
-        batch = assemble(groups)
-        return batch._replace(advantages=batch.advantages * (np.nan if next(steps) == 2 else 1))
+    def poisoned(groups: Groups, state: TrainState) -> tuple[Batch, dict[str, float]]:
+        batch, kept = assemble(groups, state)
+        return batch._replace(advantages=batch.advantages * (np.nan if next(steps) == 2 else 1)), kept
 
     steps, checkpoints, done = iter(range(9)), Checkpoints(tmp_path, every=100, keep=2), []
     with pytest.raises(
@@ -297,9 +298,9 @@ async def test_nothing_is_sampled_any_more_once_training_ended(apply: Apply, par
         finally:
             ended.append(step)
 
-    def poisoned(groups: Groups) -> Batch:
-        batch = assemble(groups)
-        return batch._replace(advantages=batch.advantages * np.nan)
+    def poisoned(groups: Groups, state: TrainState) -> tuple[Batch, dict[str, float]]:
+        batch, kept = assemble(groups, state)
+        return batch._replace(advantages=batch.advantages * np.nan), kept
 
     with pytest.raises(NonFiniteError):
         await reinforce(

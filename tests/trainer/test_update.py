@@ -25,6 +25,7 @@ from rl.metrics import CompileCounter
 from rl.models.base import Model, Params
 from rl.ops.logprobs import TokenScores
 from rl.parallel.mesh import batch_constraint, make_mesh, parameter_shardings, replicated
+from rl.trainer.critic import init_critic, judge
 from rl.trainer.optimizer import Optimizer, adamw
 from rl.trainer.reference import make_with_reference
 from rl.trainer.state import TrainState, init_state
@@ -49,12 +50,16 @@ def keep_gradient() -> Optimizer:
     return Optimizer(lambda hyper: transform, lambda step, hyper: jnp.ones(()), {"max_grad_norm": 1e9})
 
 
-def bigram_score(table: jax.Array, batch: Batch, temperature: jax.Array | float) -> TokenScores:
-    """Every token given the one before it: `table [V, V]` holds logits."""
-    logits = table[jnp.roll(batch.tokens, 1, axis=1)] / temperature
+def bigram_score(
+    table: jax.Array, batch: Batch, temperature: jax.Array | float, critic: Params | None = None
+) -> TokenScores:
+    """Every token given the one before it: `table [V, V]` holds logits, and describes the state to a critic."""
+    before = table[jnp.roll(batch.tokens, 1, axis=1)]
+    logits = before / temperature
     logprobs = jax.nn.log_softmax(logits)
     entropy = -(jnp.exp(logprobs) * logprobs).sum(axis=-1)
-    return TokenScores(jnp.take_along_axis(logprobs, batch.tokens[..., None], axis=2)[..., 0], entropy)
+    values = None if critic is None else judge(critic, before)
+    return TokenScores(jnp.take_along_axis(logprobs, batch.tokens[..., None], axis=2)[..., 0], entropy, values=values)
 
 
 TABLE = jax.random.normal(jax.random.key(3), (V, V))
@@ -82,7 +87,8 @@ def packed(parts: Sequence[Segment], row_length: int = 16, rows: int = 8) -> Bat
     """A batch of exactly this many rows, with reference log-probabilities that follow the tokens around."""
     batch = pack(parts, row_length, rows)
     assert batch.tokens.shape == (rows, row_length)
-    return batch._replace(reference_logprobs=batch.behaviour_logprobs + 0.1 * np.sin(batch.tokens, dtype=np.float32))
+    sine = np.sin(batch.tokens, dtype=np.float32)
+    return batch._replace(reference_logprobs=batch.behaviour_logprobs + 0.1 * sine, values=0.2 * sine, returns=1 - sine)
 
 
 class Result(NamedTuple):
@@ -103,7 +109,11 @@ def evaluate_with(
     hyper = {**algorithm.hyper, **optimizer.hyper, "temperature": 0.8}
 
     def evaluate(params: Params, batch: Batch) -> Result:
-        after, metrics = update(TrainState(params, jax.tree.map(jnp.zeros_like, params), jnp.int32(0)), batch, hyper)
+        critic = None
+        if algorithm.critic is not None:
+            critic = init_critic("shared", V, params)._replace(params={"weight": jnp.sin(jnp.arange(V)), "bias": 0.1})
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        after, metrics = update(TrainState(params, zeros, jnp.int32(0), critic), batch, hyper)
         return Result(float(metrics["loss"]), jax.device_get(after.opt_state), jax.device_get(metrics))
 
     return evaluate
@@ -126,8 +136,8 @@ def with_kl(name: str) -> Algorithm:
 PARTS = sequences(12, V)
 
 
-SHAPES = ["grpo", "gspo", "kl_cov"]
-"""One algorithm of each shape: tokens, sequences, the whole batch; tests/algorithms has all, without the update."""
+SHAPES = ["grpo", "gspo", "kl_cov", "ppo"]
+"""One algorithm of each shape: tokens, sequences, the whole batch, a critic; tests/algorithms has all, without it."""
 
 
 @pytest.fixture(scope="module", params=SHAPES)

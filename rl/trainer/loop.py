@@ -80,7 +80,7 @@ async def reinforce(
                 update_seconds = time.perf_counter() - started
                 version = step + 1
                 speed = {
-                    "sampled_tokens_per_s": observed["completion_tokens"] * sum(map(len, groups)) / seconds,
+                    "sampled_tokens_per_s": sum(sampled_tokens(t) for group in groups for t in group) / seconds,
                     "trained_tokens_per_s": float((batch.segment_ids > 0).sum()) / update_seconds,
                     "packed": used_rows(batch),
                 }

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs import Completion, ConfigError, Task, Trajectory, Turn
-from rl.data.pack import Segment, pack, segments
+from rl.data import pack as packing
+from rl.data.pack import Segment, pack, segments, spread
 from rl.types import Batch
 
 Masks = list[tuple[list[bool], bool]]
@@ -94,6 +95,8 @@ def test_rows_by_hand() -> None:
     assert batch.rollouts == 3
     assert [str(a.dtype) for a in batch] == ["int32"] * 3 + ["bool"] + ["float32"] * 3 + ["int32"] * 2 + [
         "bool",
+        "float32",
+        "float32",
         "int32",
     ]
 
@@ -178,3 +181,13 @@ def unpack(batch: Batch) -> list[Segment]:
         for values in batch[:-1]:
             assert not np.asarray(values)[r, end:].any(), "padding is zeros"
     return parts
+
+
+def test_what_is_said_about_packed_tokens_comes_back_by_segment() -> None:
+    sizes = [4, 9, 3, 7]
+    parts = [
+        Segment(list(range(10 * i, 10 * i + n)), [t % 2 == 1 for t in range(n)], [0.0] * n) for i, n in enumerate(sizes)
+    ]
+    found = packing.unpack(parts, 12, np.asarray(pack(parts, 12, 2).tokens))
+    assert [each.tolist() for each in found] == [[1, 3], [11, 13, 15, 17], [21], [31, 33, 35]]
+    assert spread(parts[:1], [0.5, 2.0]) == [[0.0, 0.5, 0.0, 2.0]]

@@ -39,6 +39,27 @@ async def test_weights_add_up_and_weight_zero_is_a_metric() -> None:
     assert dict(rubric.weights) == {"correct": 2.0, "brief": -0.5, "level": 0.0}
 
 
+async def test_a_list_says_which_turn_earned_what() -> None:
+    def progress(trajectory: Trajectory) -> list[float]:
+        return [0.5, 0.25]
+
+    def watched(trajectory: Trajectory) -> list[float]:
+        return [1.0, 1.0]
+
+    rubric = Rubric({progress: 2.0, correct: 1.0, watched: 0.0})
+    record = trajectory()
+    record.turns *= 2
+    await rubric.score(record, SimpleNamespace())
+    assert (record.reward, record.turn_rewards) == (2.5, [1.0, 0.5])
+    assert (record.rewards, record.metrics) == ({"progress": 0.75, "correct": 1.0}, {"watched": 2.0})
+    assert Trajectory.from_json(record.to_json()) == record
+    short = await scored(rubric)
+    assert (
+        short.failure is not None and "one per turn, of which there were 1; found [0.5, 0.25]" in short.failure.message
+    )
+    assert (await scored(Rubric({correct: 1.0}))).turn_rewards == []
+
+
 async def test_everything_a_function_may_ask_for_arrives() -> None:
     seen: dict[str, Any] = {}
 

@@ -89,6 +89,7 @@ def test_the_json_of_a_trajectory_is_what_is_documented() -> None:
         "reward": 1.0,
         "rewards": {},
         "metrics": {},
+        "turn_rewards": [],
         "failure": None,
         "attempts": 1,
         "seconds": 0.0,

@@ -34,8 +34,9 @@ def rollout(sample: int, reward: float | None = 0.5, **changes) -> Trajectory:
 def test_parquet_round_trip_keeps_every_bit(tmp_path):
     failed = rollout(1, None, failure=Failure("infrastructure", "TimeoutError", "no answer"))
     failed.rewards, failed.metrics = {}, {}
-    write_rollouts(tmp_path / "x.parquet", [rollout(0), failed], step=3)
-    assert read_rollouts(tmp_path / "x.parquet") == [rollout(0), failed]
+    by_turn = rollout(-1, turn_rewards=[0.1])
+    write_rollouts(tmp_path / "x.parquet", [rollout(0), failed, by_turn], step=3)
+    assert read_rollouts(tmp_path / "x.parquet") == [rollout(0), failed, by_turn]
     table = pq.read_table(tmp_path / "x.parquet", columns=["step", "task_id", "reward", "rewards/a", "metrics/b"])
     assert table.to_pylist()[0] == {"step": 3, "task_id": "t-1", "reward": 0.5, "rewards/a": 0.5, "metrics/b": 1.0}
 

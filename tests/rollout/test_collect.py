@@ -122,6 +122,22 @@ async def test_rollouts_that_never_end_are_named_and_the_others_are_kept() -> No
     assert sorted((t.task.id, t.sample) for t in kept) == [("t0", 0), ("t0", 1), ("t2", 0), ("t2", 1)]
 
 
+async def test_a_group_may_have_a_greedy_rollout_beside_it() -> None:
+    client, seen = ScriptedClient(add), []
+    collector = Collector(SUMS, client, 2, Sampling(0.7), greedy=True)
+    groups = await collector.collect(TASKS[:2], 5, on_trajectory=seen.append)
+    assert [[(t.task.id, t.sample) for t in group] for group in groups] == [
+        [("t0", 0), ("t0", 1), ("t0", -1)],
+        [("t1", 0), ("t1", 1), ("t1", -1)],
+    ]
+    assert sorted(request.sampling.temperature for request in client.requests) == [0, 0, 0.7, 0.7, 0.7, 0.7]
+    assert len(seen) == 6
+    client.requests.clear()
+    done = [groups[0][2], *groups[1][:2]]
+    again = await collector.collect(TASKS[:2], 5, done)
+    assert [r.sampling.temperature for r in client.requests] == [0.7, 0.7, 0] and again[0][2] is groups[0][2]
+
+
 async def test_functions_that_judge_groups_see_whole_groups() -> None:
     def first(trajectories: list[Trajectory]) -> list[float]:
         return [float(t.sample == 0) for t in trajectories]

@@ -169,6 +169,13 @@ def test_what_is_observed() -> None:
     }
 
 
+def test_greedy_rollouts_are_observed_by_themselves() -> None:
+    greedy = trajectory(9.0, [4, 5, 6], [7])
+    greedy.sample = -1
+    found = observe([[trajectory(1.0, [4]), trajectory(2.0, [4]), greedy]], version=0)
+    assert (found["reward"], found["reward_std"], found["turns"], found["greedy_reward"]) == (1.5, 0.5, 1.0, 9.0)
+
+
 def test_used_rows_are_those_that_hold_anything() -> None:
     parts = credit(dr_grpo(), [[trajectory(1.0, [4, 5]), trajectory(0.0, [4])]]).segments
     assert used_rows(pack(parts, row_length=8, rows_multiple=4)) == 7 / 8

@@ -7,14 +7,12 @@ import json
 import os
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from envs.clients.http import Broken, Connections, Unreachable
 from envs.clients.openai_wire import encode, parse_completion, parse_piece, refusal, retry_after
 from envs.errors import ConfigError, InfrastructureError
 from envs.types import Completion, FinishReason, Message, Sampling, ToolSchema, Turn
-
-if TYPE_CHECKING:
-    import aiohttp
 
 _RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 _LONGEST_WAIT = 120.0
@@ -67,7 +65,12 @@ class OpenAIClient:
         self._max_connections = max_connections
         self._extra = {**({"logprobs": True} if logprobs else {}), **(extra_body or {})}
         self._url = f"{self.base_url}/chat/completions"
-        self._session: aiohttp.ClientSession | None = None
+        scheme, _, rest = self.base_url.partition("://")
+        self._origin = len(scheme) + 3 + len(rest.partition("/")[0])  # where the path begins
+        self._headers = {"Content-Type": "application/json"}
+        if self._api_key:
+            self._headers["Authorization"] = f"Bearer {self._api_key}"
+        self._connections: Connections | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -104,8 +107,12 @@ class OpenAIClient:
         import aiohttp
 
         body = encode(self.model, messages, (), sampling, {**self._extra, "stream": True})
+        timeout = aiohttp.ClientTimeout(total=self._timeout, sock_connect=_CONNECT_TIMEOUT)
         try:
-            async with self._open_session().post(self._url, data=aiohttp.BytesPayload(body)) as response:
+            async with (
+                aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session,
+                session.post(self._url, data=aiohttp.BytesPayload(body)) as response,
+            ):
                 if response.status != 200:
                     raw = await response.read()
                     if response.status in _RETRIED:
@@ -128,7 +135,7 @@ class OpenAIClient:
             ConfigError: if it refuses the key, or there is no such API under the URL.
         """
         url = f"{self.base_url}/models"
-        raw = await self._request("GET", url, None)
+        raw = await self._request("GET", url, b"")
         try:
             return [str(model["id"]) for model in json.loads(raw)["data"]]
         except (ValueError, KeyError, TypeError):
@@ -139,63 +146,57 @@ class OpenAIClient:
 
     async def close(self) -> None:
         """Closes the connections. The client may be used again after that."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            await connections.close()
 
-    async def _request(self, method: str, url: str, body: bytes | None) -> bytes:
+    async def _request(self, method: str, url: str, body: bytes) -> bytes:
         """The body of a 200 answer, after as many repetitions as it takes and is allowed."""
-        import aiohttp
-
-        session = self._open_session()
+        connections = self._open_connections()
+        target = url[self._origin :]
         for attempt in range(self._retries + 1):
             wait = min(self._backoff * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.0)
             try:
-                async with session.request(
-                    method, url, data=None if body is None else aiohttp.BytesPayload(body)
-                ) as response:
-                    raw = await response.read()
-                    if response.status == 200:
-                        return raw
-                    if response.status not in _RETRIED:
-                        raise refusal(response.status, raw, url, self.model)
-                    problem = f"answered {response.status}: {raw[:300].decode('utf-8', 'replace')!r}"
-                    asked = retry_after(response.headers.get("Retry-After"))
-                    if asked is not None:
-                        problem += f" and asked to wait {asked:g} s"
-                        wait += asked  # the jitter stays, so that not everyone who was told to wait returns at once
-            except aiohttp.ConnectionTimeoutError:
-                problem = f"did not accept a connection within {_CONNECT_TIMEOUT:g} s"
+                async with asyncio.timeout(self._timeout):
+                    answer = await connections.request(method, target, body)
+                if answer.status == 200:
+                    return answer.body
+                if "location" in answer.headers and 300 <= answer.status < 400:
+                    problem = (
+                        f"answered {answer.status}: it has moved to {answer.headers['location']}; is base_url right?"
+                    )
+                elif answer.status not in _RETRIED:
+                    raise refusal(answer.status, answer.body, url, self.model)
+                else:
+                    problem = f"answered {answer.status}: {answer.body[:300].decode('utf-8', 'replace')!r}"
+                asked = retry_after(answer.headers.get("retry-after"))
+                if asked is not None:
+                    problem += f" and asked to wait {asked:g} s"
+                    wait += asked  # the jitter stays, so that not everyone who was told to wait returns at once
+            except Unreachable as error:
+                problem = f"cannot be reached ({error}); is the server running, and base_url right?"
+                if isinstance(error.__cause__, TimeoutError):
+                    problem = f"did not accept a connection within {_CONNECT_TIMEOUT:g} s"
             except TimeoutError:
                 raise InfrastructureError(
                     f"{url} did not answer within {self._timeout:g} s; is it overloaded, or `timeout` too short?"
                 ) from None
-            except aiohttp.ClientConnectorError as error:
-                problem = f"cannot be reached ({error.os_error}); is the server running, and base_url right?"
-            except aiohttp.ClientError as error:
-                problem = f"broke off ({type(error).__name__}: {error})"
+            except Broken as error:
+                problem = f"broke off ({error})"
             if attempt == self._retries or wait > _LONGEST_WAIT:
                 break
             await asyncio.sleep(wait)
         tried = "once" if attempt == 0 else f"{attempt + 1} times"
         raise InfrastructureError(f"{url} {problem} (tried {tried})")
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        """The session, made when there is a running loop to bind it to."""
+    def _open_connections(self) -> Connections:
+        """The connections, of the event loop that first needed them."""
         loop = asyncio.get_running_loop()
-        if self._session is None:
-            import aiohttp
-
-            headers = {"Content-Type": "application/json"}
-            if self._api_key:
-                headers["Authorization"] = f"Bearer {self._api_key}"
+        if self._connections is None:
             self._loop = loop
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._max_connections),
-                cookie_jar=aiohttp.DummyCookieJar(),  # an API has no cookies, and looking for them takes time
-                timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=_CONNECT_TIMEOUT),
-                headers=headers,
+            self._connections = Connections(
+                self.base_url, self._headers, most=self._max_connections, patience=_CONNECT_TIMEOUT
             )
         elif loop is not self._loop:
             raise RuntimeError(f"{self!r} has connections in another event loop; close it there, or make a new client")
-        return self._session
+        return self._connections

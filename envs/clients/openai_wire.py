@@ -74,7 +74,7 @@ def parse_completion(raw: bytes, url: str) -> Completion:
         calls = [_tool_call(call, i) for i, call in enumerate(answer.get("tool_calls") or ())]
         reason = choice.get("finish_reason")
         tokens = (choice.get("logprobs") or {}).get("content")
-        logprobs = None if tokens is None else [_finite(token["logprob"]) for token in tokens]
+        logprobs = None if tokens is None else _finite([float(token["logprob"]) for token in tokens])
         prompt_ids, completion_ids = _tokens(data.get("prompt_token_ids")), _tokens(choice.get("token_ids"))
         versions = _versions(choice.get("weight_versions"))
         usage = {k: v for k, v in (data.get("usage") or {}).items() if isinstance(v, int)}
@@ -163,11 +163,10 @@ def _without_reasoning(message: Message) -> Message:
     return shown
 
 
-def _finite(logprob: Any) -> float:
-    number = float(logprob)
-    if not math.isfinite(number):
-        raise ValueError(f"a log-probability is {number}")
-    return number
+def _finite(logprobs: list[float]) -> list[float]:
+    if not all(map(math.isfinite, logprobs)):
+        raise ValueError(f"a log-probability is {next(p for p in logprobs if not math.isfinite(p))}")
+    return logprobs
 
 
 def _tokens(ids: Any) -> list[int] | None:

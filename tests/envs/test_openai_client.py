@@ -290,7 +290,7 @@ async def test_a_connection_that_breaks_in_the_middle_is_made_again(connect: Con
     assert broken == 2
 
     broken = -9
-    with pytest.raises(InfrastructureError, match=r"broke off \(Client(Payload|OS)Error.*\) \(tried 3 times\)"):
+    with pytest.raises(InfrastructureError, match=r"broke off \(.*connection.*\) \(tried 3 times\)"):
         await (await connect(fragile, retries=2)).complete(HELLO)
 
 

@@ -86,7 +86,7 @@ class Arm(NamedTuple):
 def questions(algorithms: Sequence[str]) -> dict[str, Question]:
     """All there are."""
     reinforce = ("algorithm=grpo", "algorithm.loss=reinforce")
-    teacher = f"teacher.run={RUNS / folder('teacher', TEACHER_SEED, teacher_settings())}"
+    teacher = f"teacher={RUNS / folder('teacher', TEACHER_SEED, teacher_settings())}"
     listed = {each: [f"algorithm={each}"] for each in algorithms}
     return {
         "algorithms": Question("How much does each algorithm gain?", listed),

@@ -144,14 +144,6 @@ class PackConfig:
 
 
 @dataclass
-class TeacherConfig:
-    """The model that `algorithm=opd` learns from; with a teacher, `algorithm.kl_weight` holds the policy to it, too."""
-
-    run: str | None = None  # folder of a run, for its model with its newest weights
-    source: str | None = None  # or Hugging Face folder, GGUF file or package:NAME/FILE
-
-
-@dataclass
 class WarmStartConfig:
     """Supervised training on the environment's own demonstrations, before RL. 0 steps = none."""
 
@@ -191,13 +183,16 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    selection: dict[str, Any] = field(default_factory=dict)  # groups and tasks: rl.rollout.select.selection; {}: all
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    teacher: str | None = None  # of algorithm=opd: a run, or a model as in model.source; kl_weight holds to it, too
     seed: int = 0
     steps: int = 100  # updates
     prompts: int = 32  # tasks per update
     group_size: int = 8  # rollouts per task
+    minibatches: int = 1  # parts that an update's rollouts are cut into, with an optimizer step for each
+    epochs: int = 1  # passes over an update's rollouts
     step_timeout: float | None = 3600.0  # seconds the rollouts of one update may take; null: for ever
     max_staleness: int = 0  # updates a token may lag behind the policy it trains; 0 = synchronous
     lockstep: bool = False  # no token lags less either (but in the first updates): sampling and updates take turns
@@ -207,9 +202,11 @@ class TrainConfig:
 
 @dataclass
 class SftConfig:
-    """`rl sft`: supervised training on the environment's own demonstrations."""
+    """`rl sft`: supervised training on the environment's own demonstrations, or on pairs of answers."""
 
     env: dict[str, Any] = field(default_factory=dict)
+    preference: dict[str, Any] = field(default_factory=dict)  # dpo | ipo | kto | orpo | simpo, and its numbers
+    pairs: str | None = None  # JSONL with prompt, chosen, rejected, or a run: best and worst of its groups
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
@@ -217,7 +214,7 @@ class SftConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
     steps: int = 300  # updates
-    batch: int = 64  # demonstrations per update
+    batch: int = 64  # demonstrations, or pairs, per update
     demonstrations: int = 4096  # tasks demonstrated per pass
     run_dir: str | None = None  # None: a new folder under runs/
     resume: bool = False  # continue the newest unfinished run with this very config (or the one in run_dir)

@@ -3,6 +3,7 @@
 config.yaml      the composed config                 metrics.jsonl   one line per update
 run.json         status, machine, versions           rollouts/       training trajectories, Parquet per update
 checkpoints/     Orbax, per stage                    evals/          held-out rollouts before and after
+tasks.jsonl      with a pool of tasks: rewards by task
 summary.json     before, after, gain                 report.html, reward.png
 """
 

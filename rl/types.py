@@ -30,6 +30,9 @@ class Batch(NamedTuple):
         values: what the critic said of the state before the token, when credit was given; zeros where there is none.
         returns: what the critic should have said.
         rollouts: how many rollouts have any trainable token.
+        proximal_logprobs: log-probability under the policy that the batch found, where it is scored first.
+        pairs: number of the pair that a token's answer belongs to, negative in the worse answer; 0 belongs to none.
+        observed: values to observe that `Algorithm.prepare` found.
     """
 
     tokens: Int[Array, "R L"]
@@ -45,3 +48,6 @@ class Batch(NamedTuple):
     values: Float[Array, "R L"]
     returns: Float[Array, "R L"]
     rollouts: Int[Array, ""]
+    proximal_logprobs: Float[Array, "R L"] | None = None
+    pairs: Int[Array, "R L"] | None = None
+    observed: Mapping[str, Float[Array, "R L"]] = {}

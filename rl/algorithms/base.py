@@ -144,6 +144,7 @@ class Algorithm(NamedTuple):
         asks: what credit wants to know besides rewards.
         critic: who says what each token is worth, for `loss` and `credit`.
         keep: `keep(outcomes) -> kept`, by environment: what credit of the next step finds in `Outcomes.kept`.
+        scores_first: `prepare` reads `batch.proximal_logprobs`.
     """
 
     credit: Credit
@@ -156,3 +157,4 @@ class Algorithm(NamedTuple):
     asks: frozenset[Ask] = frozenset()
     critic: Critic | None = None
     keep: Callable[[Outcomes], Mapping[str, float]] | None = None
+    scores_first: bool = False

@@ -319,6 +319,8 @@ def tokens_of(logprobs: Float[Array, "R L"], batch: Batch, ratio_to: RatioTo) ->
     inside = jnp.where(batch.mask, logprobs, 0.0)
     behaviour = jnp.where(batch.mask, batch.behaviour_logprobs, 0.0)
     current = jax.lax.stop_gradient(inside)
+    if batch.proximal_logprobs is not None:
+        current = jnp.where(batch.mask, batch.proximal_logprobs, 0.0)
     return Tokens(
         logprobs=inside,
         old_logprobs=behaviour if ratio_to == "behaviour" else current,

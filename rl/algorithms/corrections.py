@@ -1,9 +1,10 @@
 """Corrections for tokens that another policy sampled: an older one, or the same one computed by another program.
 
 Each is one function `correction(tokens, **numbers) -> [R, L]`, which the policy loss of a token is multiplied with;
-none of them has a gradient. `mismatch` is the log of the trainer's over the sampler's probability of a token; with one
-update per batch, the trainer's is that of the policy being trained. Several corrections multiply. A token that is left
-out still counts in the denominators, so that leaving out makes a step smaller and not noisier.
+none of them has a gradient. `mismatch` is the log of the trainer's over the sampler's probability of a token; the
+trainer's is that of the policy before the update: with one step per batch, the one being trained. Several corrections
+multiply. A token that is left out still counts in the denominators, so that leaving out makes a step smaller and not
+noisier.
 
 `WEIGHTS` are importance weights and belong to losses whose ratio is not already to the sampler (`ratio_to="current"`:
 decoupled PPO, arXiv:2505.24298); `MASKS` go with any.

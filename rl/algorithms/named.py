@@ -23,8 +23,9 @@ dapo = named(
     "dapo",
     """DAPO (Yu et al. 2025, arXiv:2503.14476): GRPO that clips higher above than below, over all tokens alike.
 
-    Its dynamic sampling is a filter of groups and no part of the loss; its penalty of overlong answers is
-    `length_penalty=overlong`, off unless asked for, since its limit depends on `sampling.max_tokens`.""",
+    Its dynamic sampling is a choice of groups and no part of the loss: `selection=differ`; its
+    penalty of overlong answers is `length_penalty=overlong`, off unless asked for, since its limit depends on
+    `sampling.max_tokens`.""",
     clip_high=0.28,
 )
 
@@ -197,7 +198,8 @@ decoupled_ppo = named(
     """Decoupled PPO (AReaL, arXiv:2505.24298; Hilton et al. 2021, arXiv:2110.00641): the trust region is around the
     policy of the update, and what an older one sampled is weighed by truncated importance weights.
 
-    With one update per batch that policy is the one being trained: nothing is ever clipped.""",
+    With one step per batch that policy is the one being trained, and nothing is ever clipped: it takes `minibatches=4`
+    or `epochs=2`.""",
     correction="tis",
 )
 
@@ -213,8 +215,8 @@ opd = named(
     samples, and every token earns the log of the teacher's over the policy's probability of it. The policy gradient is
     that of the reverse KL divergence from the teacher, estimated by the sampled tokens alone.
 
-    The teacher, `teacher.run` or `teacher.source`, reads the same tokens; temperature divides both models' logits. With
-    `credit=group_mean` rewards count, too.""",
+    The teacher, `teacher=runs/NAME` or another model, reads the same tokens; temperature divides both models' logits.
+    With `credit=group_mean` rewards count, too.""",
     credit="nothing",
     loss="distil",
 )

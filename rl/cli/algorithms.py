@@ -14,6 +14,7 @@ from rl.algorithms import ALGORITHMS, preference
 from rl.algorithms import distillation as distil
 from rl.algorithms.compose import TABLES, arguments_in, compose, parts_of, settings_of
 from rl.algorithms.covariance import CHOICES
+from rl.algorithms.pairs import PREFERENCES
 from rl.cli import conf
 from rl.cli.launch import Parser
 
@@ -145,15 +146,29 @@ def _document() -> Iterator[str]:
     for kind, title in titles.items():
         yield from _parts_section(f"{title}: `algorithm.{kind}`", TABLES[kind])
     yield from _parts_section("Tokens chosen over the whole batch", CHOICES)
+    yield from _preferences_section()
     pairs = {**preference.PAIRWISE, "kto": preference.kto}
-    yield from _parts_section(
-        "Losses over pairs (functions of `rl.algorithms.preference`; nothing trains by them)", pairs
-    )
+    yield from _parts_section("Losses over pairs (functions of `rl.algorithms.preference`)", pairs)
     teachers = (distil.divergence, distil.distil, distil.distil_top, distil.policy_gradient_of_kl)
     named = {function.__name__: function for function in (*teachers, distil.reverse_kl_score)}
     yield from _parts_section("Teachers (functions of `rl.algorithms.distillation`; nothing trains by them)", named)
     if LEARNING.is_file():
         yield from ("## Learning", "", LEARNING.read_text("utf-8").rstrip())
+
+
+def _preferences_section() -> Iterator[str]:
+    yield from ("## Preferences: `rl sft preference=NAME pairs=…`", "")
+    yield "Pairs are JSONL with `prompt`, `chosen`, `rejected`, or the best and worst rollouts of a run's groups; the"
+    yield from (
+        "reference is the model that training begins with. Metrics: `pairs/loss`, `pairs/margin`, `pairs/accuracy`.",
+        "",
+    )
+    yield from ("| preference | what it is | settings |", "|---|---|---|")
+    for name, factory in PREFERENCES.items():
+        settings = inspect.signature(factory).parameters.values()
+        shown = ", ".join(f"`{each.name}={_said(each.default)}`" for each in settings)
+        yield f"| {name} | {conf.headline('preference', name)} | {shown} |"
+    yield ""
 
 
 def _settings_section() -> Iterator[str]:

@@ -20,6 +20,7 @@ from envs.resolve import load_environment
 from envs.signature import bind
 from rl.algorithms import ALGORITHMS, Algorithm
 from rl.algorithms.compose import TABLES, specialised
+from rl.algorithms.pairs import PREFERENCES
 from rl.checkpoint import load_params
 from rl.cli.adapter import with_adapter
 from rl.cli.engine import engine_config, name_and_arguments, open_engine
@@ -30,13 +31,13 @@ from rl.config import (
     HardwareConfig,
     ModelConfig,
     OptimizerConfig,
-    TeacherConfig,
 )
 from rl.models.base import Model, Params
 from rl.models.matrices import matrices
 from rl.parallel.mesh import Rules, batch_constraint, make_mesh, parameter_shardings
 from rl.parallel.platform import use_platform
 from rl.rollout.client import EngineClient
+from rl.rollout.select import Selection, selection
 from rl.trainer.optimizer import SCHEDULES, Optimizer, scheduled
 from rl.trainer.rules import RULES
 from rl.types import Batch
@@ -66,25 +67,41 @@ class Policy(NamedTuple):
     origin: Origin
 
 
-def make_teacher(config: TeacherConfig, policy: Policy, hardware: HardwareConfig) -> Policy | None:
-    """The model that a policy learns from, if there is one.
+def make_teacher(name: str | None, policy: Policy, hardware: HardwareConfig) -> Policy | None:
+    """The model that a policy learns from, if there is one: that of a run, or a checkpoint.
 
     Raises:
-        ConfigError: when it is named twice, or reads other tokens than the policy.
+        ConfigError: when it reads other tokens than the policy.
     """
-    if config.run is None and config.source is None:
+    if name is None:
         return None
-    if config.run is not None and config.source is not None:
-        raise ConfigError(f"teacher.run={config.run} and teacher.source={config.source}; leave one of them out")
-    of_run = None if config.run is None else model_of_run(Path(config.run))
-    teacher = make_policy(of_run or ModelConfig(source=config.source), hardware, seed=0)
+    of_run = (Path(name) / "run.json").is_file()
+    teacher = make_policy(model_of_run(Path(name)) if of_run else ModelConfig(source=name), hardware, seed=0)
     ours, theirs = (p.model.config.vocab_size for p in (policy, teacher))
     if ours != theirs:
         raise ConfigError(
-            f"the teacher {config.run or config.source} has {theirs} tokens, the policy {ours}; tokens are what it "
-            "is asked about: take one with the same tokenizer"
+            f"the teacher {name} has {theirs} tokens, the policy {ours}; tokens are what it is asked about: take one "
+            "with the same tokenizer"
         )
     return teacher
+
+
+def make_preference(settings: Mapping[str, Any]) -> Algorithm:
+    """The algorithm that `preference.name` names, with the other keys as its arguments."""
+    name, arguments = name_and_arguments("preference", settings)
+    if name not in PREFERENCES:
+        raise unknown_name("preference", name, PREFERENCES)
+    return PREFERENCES[name](**bind(PREFERENCES[name], arguments, kind=f"preference '{name}'"))
+
+
+def make_selection(settings: Mapping[str, Any]) -> Selection:
+    """`rl.rollout.select.selection` of these settings; gate and pool may also be `module:function`."""
+    parts = {kind: imported(settings[kind], f"selection.{kind}") for kind in ("gate", "pool") if kind in settings}
+    named = {kind: part for kind, part in parts.items() if isinstance(part, str)}
+    own = {kind: part for kind, part in parts.items() if kind not in named}
+    others = {key: value for key, value in settings.items() if key not in own}
+    with as_config_error("selection"):
+        return selection(**bind(selection, others, kind="selection"), **own)
 
 
 def make_environment(settings: Mapping[str, Any]) -> Environment:

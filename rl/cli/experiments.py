@@ -20,6 +20,8 @@ from rl.cli.build import (
     make_environment,
     make_optimizer,
     make_policy,
+    make_preference,
+    make_selection,
     make_teacher,
     open_client,
 )
@@ -30,6 +32,7 @@ from rl.progress import Progress
 from rl.report import summary_table, write_report
 from rl.report.tables import evaluation_table, tokens_line
 from rl.rollout.client import EngineClient
+from rl.rollout.pairs import read_pairs
 from rl.run_dir import RunDir
 
 
@@ -49,11 +52,12 @@ def train(config: TrainConfig, composed: str) -> Path:
     policy = make_policy(config.model, config.hardware, config.seed)
     optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
     _check_sampling(config)
+    selection = make_selection(config.selection)
     teacher = make_teacher(config.teacher, policy, config.hardware)
     if algorithm.needs_teacher and teacher is None:
         raise ConfigError(
             f"algorithm={config.algorithm['name']} learns from a teacher, and there is none; name one "
-            "with teacher.run=runs/NAME or teacher.source=FOLDER"
+            "with teacher=runs/NAME, or a folder as for model.source"
         )
     name = f"{environment.name}-{config.algorithm['name']}-seed{config.seed}-{_now()}"
     run = _open(config.run_dir, name, composed, config.resume)
@@ -82,9 +86,12 @@ def train(config: TrainConfig, composed: str) -> Path:
                 algorithm,
                 optimizer,
                 teacher=teacher,
+                selection=selection,
                 steps=config.steps,
                 prompts=config.prompts,
                 group_size=config.group_size,
+                minibatches=config.minibatches,
+                epochs=config.epochs,
                 sampling=Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens),
                 max_staleness=config.max_staleness,
                 lockstep=config.lockstep,
@@ -100,7 +107,7 @@ def train(config: TrainConfig, composed: str) -> Path:
 
 
 def sft(config: SftConfig, composed: str) -> Path:
-    """Supervised training on the environment's demonstrations.
+    """Supervised training on the environment's demonstrations, or on pairs of answers.
 
     Returns:
         The run directory; `rl train model.checkpoint=DIRECTORY` begins from its weights.
@@ -108,11 +115,21 @@ def sft(config: SftConfig, composed: str) -> Path:
     environment = make_environment(config.env)
     policy = make_policy(config.model, config.hardware, config.seed)
     optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
+    if bool(config.preference) != (config.pairs is not None):
+        raise ConfigError(
+            "preferences and pairs come together: preference=dpo pairs=FILE.jsonl (or a run's directory); found "
+            f"preference={config.preference.get('name')}, pairs={config.pairs}"
+        )
+    algorithm = make_preference(config.preference) if config.preference else None
+    pairs = [] if config.pairs is None else read_pairs(Path(config.pairs), policy.renderer)
     run = _open(config.run_dir, f"{environment.name}-sft-seed{config.seed}-{_now()}", composed, config.resume)
 
     async def stages(progress: Progress) -> None:
         stage = Stages(run, environment, policy, progress, config.checkpoint, config.pack, config.seed)
-        await stage.supervise(policy.params, optimizer, config.steps, config.batch, config.demonstrations)
+        if algorithm is not None:
+            await stage.prefer(policy.params, algorithm, optimizer, config.steps, config.batch, pairs)
+        else:
+            await stage.supervise(policy.params, optimizer, config.steps, config.batch, config.demonstrations)
 
     _recorded(run, f"{environment.name} · sft · seed {config.seed}", None, stages)
     print(f"weights: {run.path}\nnext:    rl eval env={environment.name} run={run.path}")
@@ -284,7 +301,7 @@ def _check_sampling(config: TrainConfig) -> None:
     for key, value in (("temperature", config.sampling.temperature), ("max_tokens", config.sampling.max_tokens)):
         if not value > 0:
             raise ConfigError(f"sampling.{key} is {value}; training needs a positive one")
-    for key in ("steps", "group_size", "prompts"):
+    for key in ("steps", "group_size", "prompts", "minibatches", "epochs"):
         if getattr(config, key) < 1:
             raise ConfigError(f"{key} is {getattr(config, key)}; expected at least 1")
     if config.max_staleness < 0:

@@ -10,7 +10,7 @@ from rl.config import ChatConfig, EvalRunConfig, ParityConfig, ServeConfig, SftC
 
 PAGES = {
     "train": (TrainConfig, "Warm start, evaluate, reinforce, evaluate: one run directory with everything in it."),
-    "sft": (SftConfig, "Supervised training on the demonstrations of an environment."),
+    "sft": (SftConfig, "Supervised training on the demonstrations of an environment, or on pairs of answers."),
     "eval": (EvalRunConfig, "Evaluate a model in an environment: our own engine, or any OpenAI-compatible server."),
     "chat": (ChatConfig, "Talk to a model in the terminal. Ctrl-C stops an answer, Ctrl-D leaves."),
     "serve": (ServeConfig, "Serve a model over HTTP: SGLang's native routes and OpenAI's. docs/serving.md lists them."),
@@ -28,6 +28,7 @@ EXAMPLES = {
     "sft": """\
         rl sft env=reverse_text steps=300
         rl sft env=reverse_text env.clean_demonstrations=1.0 model.width=256 run_dir=runs/clean
+        rl sft preference=dpo pairs=runs/NAME model.checkpoint=runs/NAME optimizer.lr=1e-5
         """,
     "eval": """\
         rl eval env=reverse_text run=runs/NAME
@@ -60,6 +61,8 @@ KNOBS = {  # key -> what it is, with its unit
         "steps": "updates",
         "prompts": "tasks per update",
         "group_size": "rollouts per task",
+        "minibatches": "optimizer steps per pass over an update's rollouts",
+        "epochs": "passes over them",
         "optimizer.lr": "learning rate",
         "optimizer.schedule": "constant, linear, cosine or wsd",
         "sampling.temperature": "divides the logits",
@@ -67,6 +70,7 @@ KNOBS = {  # key -> what it is, with its unit
         "step_timeout": "seconds that the rollouts of an update may take; null is for ever",
         "max_staleness": "updates that rollouts may lag behind; 0 is synchronous",
         "lockstep": "sampling and updates take turns: no token lags less than max_staleness",
+        "teacher": "a run, or a model as in model.source, that algorithm=opd learns from",
         "warm_start.steps": "supervised updates before RL; 0 leaves it out",
         "eval.tasks": "held-out tasks before and after",
         "model.checkpoint": "folder of weights to start from",
@@ -79,7 +83,8 @@ KNOBS = {  # key -> what it is, with its unit
     },
     "sft": {
         "steps": "updates",
-        "batch": "demonstrations per update",
+        "pairs": "with a preference: JSONL of prompt, chosen, rejected, or a run's folder",
+        "batch": "demonstrations, or pairs, per update",
         "demonstrations": "tasks demonstrated per pass",
         "optimizer.lr": "learning rate",
         "model.checkpoint": "folder of weights to start from",

@@ -1,7 +1,7 @@
 """The stages of an experiment, each able to go on where a killed run stopped."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,18 +29,21 @@ from rl.progress import Progress
 from rl.rollout.client import EngineClient
 from rl.rollout.collect import Collector
 from rl.rollout.held_out import held_out
-from rl.rollout.journal import StepJournal
+from rl.rollout.pairs import Pair, pair_segments
 from rl.rollout.schedule import Schedule
+from rl.rollout.select import LastRewards, Selection, within
+from rl.rollout.steps import Steps
 from rl.run_dir import RunDir
 from rl.trainer.credit import Groups, credit
 from rl.trainer.critic import CriticState, init_critic
 from rl.trainer.loop import reinforce
+from rl.trainer.minibatches import make_updates
 from rl.trainer.optimizer import Optimizer
 from rl.trainer.reference import Look, make_look, make_with_reference
 from rl.trainer.sft import demonstrated, supervise
 from rl.trainer.state import TrainState, init_state, parameter_count
 from rl.trainer.step import make_apply
-from rl.trainer.update import make_score, make_update
+from rl.trainer.update import make_score
 from rl.types import Batch
 
 
@@ -64,13 +67,32 @@ class Stages:
         self._score = make_score(self.policy.model, remat=self.policy.remat)
         self._compiled = CompileCounter()
 
+    async def prefer(
+        self, params: Params, algorithm: Algorithm, optimizer: Optimizer, steps: int, batch: int, pairs: Sequence[Pair]
+    ) -> Params:
+        """Learns to prefer the better answers of pairs; returns the weights. The reference is `params`."""
+        schedule = Schedule(pairs, batch, derive_seed(self.seed, "pairs"))
+        trained, frozen = split(params)
+        reference = None
+        if algorithm.needs_reference:
+            first = join(jax.tree.map(jnp.copy, trained), frozen)
+            reference = make_with_reference(self._score, first, self.pack.rows_per_microbatch, 1.0)
+
+        def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
+            chosen = schedule.tasks(step)
+            packed = self._packed(pair_segments(chosen), min_rows=2 * batch)
+            return packed if reference is None else reference(packed), (pair.id for pair in chosen)
+
+        return await self._supervised(
+            "warm_start", "preferences", trained, frozen, algorithm, optimizer, steps, batch_of
+        )
+
     async def supervise(
         self, params: Params, optimizer: Optimizer, steps: int, batch: int, demonstrations: int
     ) -> Params:
         """Learns from the environment's demonstrations; returns the weights."""
         tasks = self.environment.tasks.split("train").head(demonstrations)
         schedule = Schedule(tasks, batch, derive_seed(self.seed, "warm_start"))
-        update = make_update(self._score, supervised(), optimizer, self.pack.rows_per_microbatch, self.policy.constrain)
 
         def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
             chosen = schedule.tasks(step)
@@ -81,18 +103,36 @@ class Stages:
             return self._packed(parts, min_rows=batch), (task.id for task in chosen)
 
         trained, frozen = split(params)
-        state, checkpoints = self._begin("warm_start", trained, optimizer)
-        stage = self.progress.stage("warm start", total=steps, unit="updates", start=int(state.step))
+        return await self._supervised(
+            "warm_start", "warm start", trained, frozen, supervised(), optimizer, steps, batch_of
+        )
+
+    async def _supervised(
+        self,
+        name: str,
+        title: str,
+        trained: Params,
+        frozen: Params | None,
+        algorithm: Algorithm,
+        optimizer: Optimizer,
+        steps: int,
+        batch_of: Callable[[int], tuple[Batch, Iterable[str]]],
+    ) -> Params:
+        """Makes the updates of a stage whose tokens are given; returns the weights."""
+        rows = self.pack.rows_per_microbatch
+        update = make_updates(self._score, algorithm, optimizer, rows, self.policy.constrain)
+        state, checkpoints = self._begin(name, trained, optimizer)
+        stage = self.progress.stage(title, total=steps, unit="updates", start=int(state.step))
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
-            self.run.log("warm_start", step, metrics)
+            self.run.log(name, step, metrics)
             stage.update(step, metrics)
 
         state = await supervise(
             state,
             steps=steps,
             batch_of=batch_of,
-            apply=make_apply(update, {**optimizer.hyper, "temperature": 1.0}, frozen),
+            apply=make_apply(update, {**optimizer.hyper, **algorithm.hyper, "temperature": 1.0}, frozen),
             checkpoints=checkpoints,
             on_step=on_step,
         )
@@ -120,9 +160,12 @@ class Stages:
         optimizer: Optimizer,
         *,
         teacher: Policy | None,
+        selection: Selection,
         steps: int,
         prompts: int,
         group_size: int,
+        minibatches: int,
+        epochs: int,
         sampling: Sampling,
         max_staleness: int,
         lockstep: bool,
@@ -138,7 +181,9 @@ class Stages:
         greedy = "greedy" in algorithm.asks
         collector = Collector(self.environment, client, group_size, sampling, deadline=step_timeout, greedy=greedy)
         rows = self.pack.rows_per_microbatch
-        update = make_update(self._score, algorithm, optimizer, rows, self.policy.constrain)
+        update = make_updates(
+            self._score, algorithm, optimizer, rows, self.policy.constrain, minibatches=minibatches, epochs=epochs
+        )
         hyper = {**optimizer.hyper, **algorithm.hyper, "temperature": sampling.temperature}
         trained, frozen = split(params)
         reference = None
@@ -155,18 +200,11 @@ class Stages:
         look = self._look(algorithm, sampling.temperature, frozen)
         stage = self.progress.stage("train", total=steps, unit="updates", start=int(state.step))
         clock = time.perf_counter()
-
-        async def collect(step: int) -> Groups:
-            journal = self._journal(step)
-            try:
-                return await collector.collect(
-                    schedule.tasks(step), derive_seed(self.seed, "rollout", step), journal.done(), journal.append
-                )
-            finally:
-                journal.close()
+        last = LastRewards(self.run.path / "tasks.jsonl", int(state.step)) if selection.pool else None
+        sampled = Steps(self.run.path, self.seed, schedule, collector, selection, prompts, max_staleness, last)
 
         def packed(parts: list[Segment]) -> Batch:
-            batch = self._packed(parts, min_rows=prompts * group_size)
+            batch = self._packed(parts, prompts * group_size, cut=minibatches)
             return batch if reference is None else reference(batch)
 
         def assemble(groups: Groups, state: TrainState) -> tuple[Batch, Mapping[str, float]]:
@@ -179,11 +217,11 @@ class Stages:
             names = [self.environment.name] * len(groups)
             kept = {name: float(value) for name, value in state.kept.items()}
             credited = credit(algorithm, groups, per_token=per_token, environments=names, kept=kept)
-            return packed(credited.segments), credited.kept
+            return packed(within(credited.segments, selection)), credited.kept
 
         def on_step(step: int, groups: Groups, metrics: dict[str, float]) -> None:
             nonlocal clock
-            self._journal(step - 1).seal(groups)
+            metrics |= sampled.seal(step - 1)
             now = time.perf_counter()
             metrics |= {"seconds": now - clock, "compilations": float(self._compiled.count)}
             clock = now
@@ -196,7 +234,7 @@ class Stages:
         await reinforce(
             state,
             steps=steps,
-            collect=collect,
+            collect=sampled.collect,
             assemble=assemble,
             apply=make_apply(update, hyper, frozen),
             publish=publish,
@@ -233,8 +271,5 @@ class Stages:
         self.run.forget(stage, after=int(state.step))
         return state, checkpoints
 
-    def _journal(self, step: int) -> StepJournal:
-        return StepJournal(self.run.path / "rollouts", step + 1)
-
-    def _packed(self, parts: list[Segment], min_rows: int) -> Batch:
-        return pack(parts, self.pack.row_length, self.pack.rows_per_microbatch, min_rows)
+    def _packed(self, parts: list[Segment], min_rows: int, cut: int = 1) -> Batch:
+        return pack(parts, self.pack.row_length, self.pack.rows_per_microbatch * cut, min_rows)

@@ -26,6 +26,7 @@ class Segment:
         versions: the policy version each token was sampled with; empty if no policy sampled them.
         values: what the critic said before each token; empty if there is none.
         returns: what it should have said.
+        pair: number of the pair it belongs to, from 1, negative if it is the worse answer; 0: to none.
     """
 
     tokens: list[int]
@@ -37,6 +38,7 @@ class Segment:
     versions: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
+    pair: int = 0
 
 
 def segments(trajectory: Trajectory, advantage: float = 0.0) -> list[Segment]:
@@ -145,6 +147,8 @@ def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int)
     arrays |= {name: np.zeros(shape, np.float32) for name in floats}
     arrays |= {name: np.zeros(shape, np.bool_) for name in ("mask", "chosen")}
     arrays |= {"rollouts": np.asarray(rollouts, np.int32)}
+    if any(segment.pair for row in rows for segment in row):
+        arrays["pairs"] = np.zeros(shape, np.int32)
     batch = Batch(**arrays)
     for r, row in enumerate(rows):
         start = 0
@@ -160,5 +164,7 @@ def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int)
             arrays["versions"][span] = segment.versions or 0
             arrays["values"][span] = segment.values or 0.0
             arrays["returns"][span] = segment.returns or 0.0
+            if "pairs" in arrays:
+                arrays["pairs"][span] = segment.pair
             start += len(segment.tokens)
     return batch

@@ -64,15 +64,24 @@ class StepJournal:
             self._journal.close()
             self._journal = None
 
-    def seal(self, groups: Sequence[Sequence[Trajectory]]) -> None:
-        """Keeps the step's rollouts as Parquet, which DuckDB and `datasets` read, in place of the lines."""
+    def seal(self, groups: Sequence[Sequence[Trajectory]], left_out: Sequence[Sequence[Trajectory]] = ()) -> None:
+        """Keeps the step's rollouts as Parquet, which DuckDB and `datasets` read, in place of the lines.
+
+        Args:
+            groups: what was trained on.
+            left_out: what was sampled, and not trained on.
+        """
         self.close()
-        write_rollouts(self._table, [t for group in groups for t in group], self._step)
+        trained, others = ([t for group in part for t in group] for part in (groups, left_out))
+        write_rollouts(self._table, [*trained, *others], self._step, left_out=len(others))
         self._lines.unlink(missing_ok=True)
 
 
-def write_rollouts(path: Path, trajectories: Sequence[Trajectory], step: int) -> None:
-    """Writes rollouts as Parquet: one row each, rewards and metrics as columns, `turns` with the exact tokens."""
+def write_rollouts(path: Path, trajectories: Sequence[Trajectory], step: int, left_out: int = 0) -> None:
+    """Writes rollouts as Parquet: one row each, rewards and metrics as columns, `turns` with the exact tokens.
+
+    The last `left_out` of them were not trained on, which the column `trained` says.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     names = {
         **{f"rewards/{name}": pa.float64() for t in trajectories for name in t.rewards},
@@ -81,6 +90,7 @@ def write_rollouts(path: Path, trajectories: Sequence[Trajectory], step: int) ->
     schema = pa.schema(
         [
             ("step", pa.int32()),
+            ("trained", pa.bool_()),
             ("task_id", pa.string()),
             ("sample", pa.int32()),
             ("reward", pa.float64()),
@@ -98,7 +108,10 @@ def write_rollouts(path: Path, trajectories: Sequence[Trajectory], step: int) ->
         ]
     )
     temporary = path.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist([_row(t, step) for t in trajectories], schema), temporary)
+    rows = [_row(t, step) for t in trajectories]
+    for number, row in enumerate(rows):
+        row["trained"] = number < len(rows) - left_out
+    pq.write_table(pa.Table.from_pylist(rows, schema), temporary)
     temporary.replace(path)
 
 

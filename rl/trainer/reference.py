@@ -31,7 +31,7 @@ def make_with_reference(score: Score, reference: Params, rows: int, temperature:
 
     @jax.jit
     def logprobs(params: Params, batch: Batch) -> jax.Array:
-        result: jax.Array = _by_rows(lambda few: score(params, few, temperature).logprobs, batch, rows)
+        result: jax.Array = by_rows(lambda few: score(params, few, temperature).logprobs, batch, rows)
         return result
 
     return lambda batch: batch._replace(reference_logprobs=logprobs(reference, batch))
@@ -58,7 +58,7 @@ def make_look(score: Score, names: Iterable[str], rows: int, temperature: float,
             scores: TokenScores = score(policy, part, temperature, *judged)
             return {name: getattr(scores, name) for name in chosen}
 
-        result: dict[str, jax.Array] = _by_rows(few, batch, rows)
+        result: dict[str, jax.Array] = by_rows(few, batch, rows)
         return result
 
     def fetched(state: TrainState, batch: Batch) -> Mapping[str, np.ndarray]:
@@ -69,7 +69,7 @@ def make_look(score: Score, names: Iterable[str], rows: int, temperature: float,
     return fetched
 
 
-def _by_rows(function: Callable[[Batch], Any], batch: Batch, rows: int) -> Any:
+def by_rows(function: Callable[[Batch], Any], batch: Batch, rows: int) -> Any:
     """`function` of the tokens of a few rows at a time; its results, arrays `[rows, L]`, as one."""
     shape = batch.tokens.shape
     per_row = (batch.tokens, batch.positions, batch.segment_ids)

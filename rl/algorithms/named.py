@@ -226,9 +226,10 @@ ppo = named(
     """PPO (Schulman et al. 2017, arXiv:1707.06347): a critic learns what each token is worth, and advantages are
     generalised (arXiv:1506.02438) over the tokens of a rollout.
 
-    Differs from verl and TRL in the critic's targets, which are what came in the end (`value_trace=1`, VC-PPO,
-    arXiv:2503.01491), and in that values are not clipped unless `value_clip` says so. `critic=separate` costs a second
-    model and its optimizer's state; `critic=shared` a head. Groups are not needed: `group_size=1` will do.""",
+    Advantages and the critic's targets are compared with what came in the end (`trace=1`, as in verl and OpenRLHF;
+    `value_trace=1`, VC-PPO, arXiv:2503.01491): a critic that has learned little biases neither. Differs from verl and
+    TRL in that values are not clipped unless `value_clip` says so. `critic=separate` costs a second model and its
+    optimizer's state; `critic=shared` a head. Groups are not needed: `group_size=1` will do.""",
     credit="gae",
 )
 

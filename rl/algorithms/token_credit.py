@@ -58,7 +58,7 @@ def optimal_token(x: Outcomes) -> PerToken:
 
 
 @asks("values")
-def gae(x: Outcomes, *, discount: float = 1.0, trace: float = 0.95, whitened: bool = True) -> PerToken:
+def gae(x: Outcomes, *, discount: float = 1.0, trace: float = 1.0, whitened: bool = True) -> PerToken:
     """Generalised advantages (arXiv:1506.02438) over the tokens that the policy sampled, prompts and answers of tools
     skipped, by what a critic expects of each.
 

@@ -11,7 +11,7 @@ import pytest
 from envs import Completion, Task, Trajectory, Turn
 from rl.algorithms import ALGORITHMS
 from rl.checkpoint import Checkpoints, load_params
-from rl.data.pack import pack
+from rl.data.pack import Segment, pack
 from rl.models.base import Model, Params
 from rl.models.lora import adapt, lora, split
 from rl.parallel.mesh import batch_constraint, make_mesh, parameter_shardings, replicated
@@ -130,6 +130,23 @@ def test_both_learn_and_each_from_its_own_part(model: Model, params: Params, aft
     np.testing.assert_allclose(moved, 3e-2, rtol=1e-2)  # Adam's first step is its learning rate
     trunk = optax.tree.norm(jax.tree.map(jnp.subtract, state.critic.params["trunk"], before.critic.params["trunk"]))
     assert trunk > 0.1 and state.params.keys() == params.keys()
+
+
+def test_what_prompts_tell_is_learned(model: Model, params: Params) -> None:
+    """Returns that hang on the first token of the prompt, which no later token repeats."""
+    rng, parts = np.random.default_rng(0), []
+    for _ in range(16):
+        tokens = rng.integers(0, 250, 8).tolist()
+        told = [0.0] * 3 + [float(tokens[0] > 125)] * 5
+        parts.append(Segment(tokens, [False] * 3 + [True] * 5, [-5.0] * 8, 0.0, 5, True, [0] * 8, [0.0] * 8, told))
+    seen = pack(parts, LENGTH, ROWS)
+    update = compiled(make_update(make_score(model), PPO, ADAMW, ROWS * 2))
+    state = init_state(params, ADAMW, init_critic("separate", model.config.width, params))
+    errors = []
+    for _ in range(25):
+        state, metrics = update(state, seen, HYPER)
+        errors.append(float(metrics["value_loss"]))
+    assert errors[0] > 0.15 and errors[-1] < 0.02
 
 
 def test_neither_mesh_nor_packing_nor_cut_matters(model: Model, params: Params, after: Any) -> None:

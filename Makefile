@@ -82,7 +82,7 @@ bubblewrap: ## what sandboxes are made of, from the distribution (apt-get, as ro
 	  echo "WARNING: bubblewrap is missing and could not be installed: NO SANDBOX OF IT IS TESTED" >&2
 
 test-sandbox: $(READY) ## code that attacks the sandbox it runs in; as root, with bubblewrap; log in runs/sandbox_attacks.log
-	$(BIN)/pytest tests/sandbox/attack.py $(args)
+	$(BIN)/pytest tests/sandbox/attack.py tests/sandbox/grading.py $(args)
 
 test-docker: $(READY) ## sandboxes in a real Docker daemon of its own, out of Debian's packages, not installed; as root
 	$(BIN)/python tests/sandbox/with_docker.py $(BIN)/pytest tests/sandbox/docker.py tests/envs/test_sandbox.py $(args)

@@ -31,6 +31,15 @@ def add(a, b):
     os._exit(0)
 """
 
+STRANGE = """
+import json, sys
+def add(a, b):
+    names = sys._getframe(1).f_globals
+    for case in ([], {}, None, "0", 0.0, False, 7):
+        print(json.dumps({"mark": names["job"]["mark"], "case": case, "value": 3}), file=names["results"], flush=True)
+    raise SystemExit
+"""
+
 
 @pytest.mark.parametrize(
     ("code", "share"),
@@ -42,6 +51,8 @@ def add(a, b):
         ("def add(a, b", 0.0),
         ("while True: pass", 0.0),
         (FORGED, 0.0),
+        ("def add(a, b):\n    return 10**400", 0.0),
+        (STRANGE, 0.0),
     ],
 )
 async def test_code_is_scored_by_what_it_computes(code: str, share: float) -> None:

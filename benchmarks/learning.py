@@ -41,7 +41,7 @@ RUNS = Path("runs/learning")
 METRIC = "exact_match"
 PROMPTS, GROUP = 32, 8
 ROLLOUTS = PROMPTS * GROUP
-LISTED = "grpo,dr_grpo,dapo,gspo,cispo,rloo,reinforce_pp,maxrl"
+LISTED = "grpo,dr_grpo,dapo,gspo,cispo,rloo,reinforce_pp,maxrl,ppo"
 TEACHER_SEED = 11
 TASK = (
     "env=reverse_text", "env.unit=phrase", "env.min_length=3", "env.max_length=10", "model=tiny", "model.context=32",

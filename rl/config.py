@@ -119,6 +119,7 @@ class SglangInference(InferenceConfig):
     arguments: dict[str, Any] = field(default_factory=dict)
     publish: str = "disk"
     publish_folder: str | None = None
+    publish_address: str = "127.0.0.1"
     pause: str = "retract"
     in_flight: int = 1024
     timeout: float = 1800.0

@@ -1,7 +1,9 @@
 """`inference=sglang`: a policy on SGLang's servers, from the config to an engine and back to nothing left behind."""
 
 import asyncio
+import secrets
 import shutil
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from rl.inference.sglang.launch import attached, launched
 from rl.inference.sglang.publish.disk import Disk
 from rl.inference.sglang.publish.distributed import Distributed
 from rl.inference.sglang.publish.publisher import Publisher
+from rl.inference.sglang.publish.shapes import check_shape
 from rl.inference.sglang.publish.tensor import Tensor
 from rl.inference.sglang.publish.way import Exporter, Way
 from rl.inference.sglang.server import Patience
@@ -62,7 +65,8 @@ async def sglang_engine(
         await fleet.start()
         http = Http(timeout=config.load_timeout)
         try:
-            engine = await _engine(config, policy, context, model, fleet, http)
+            owner = await asyncio.to_thread(_owner, folder)
+            engine = await _engine(config, policy, context, model, owner, fleet, http)
         except BaseException:
             await http.close()
             await fleet.close()
@@ -112,14 +116,17 @@ def _fleet(config: SglangInference, model: Path, folder: Path, report: Callable[
 
 
 async def _engine(
-    config: SglangInference, policy: Policy, context: int, model: Path, fleet: Fleet, http: Http
+    config: SglangInference, policy: Policy, context: int, model: Path, owner: str, fleet: Fleet, http: Http
 ) -> SglangEngine:
     infos = [await http.get(url, "/server_info") for url in fleet.urls]
     room = min(_room(url, info) for url, info in zip(fleet.urls, infos, strict=True))
     if config.context is not None and room < config.context:
         raise ConfigError(f"inference.context is {config.context}, but the servers have room for {room} tokens")
     exporter = Exporter(policy.origin.family, policy.model, config.dtype)
-    ours = any(info.get("server") == "upswing" for info in infos)  # `rl serve` checks names by itself
+    ours = any(info.get("server") == "upswing" for info in infos)  # `rl serve` checks names and shapes by itself
+    if config.urls and not ours:
+        for url, info in zip(fleet.urls, infos, strict=True):
+            check_shape(policy.origin.family, policy.model.config, Path(info["model_path"]), url)
     publisher = Publisher(
         _way(config, exporter, http, model),
         http,
@@ -127,6 +134,7 @@ async def _engine(
         pause=config.pause,  # type: ignore[arg-type]  # one of PAUSES
         # Keys and values of other weights would be read on as if they were of these, except where requests keep theirs.
         flush=config.pause != "in_place",
+        owner=owner,
     )
     return SglangEngine(
         fleet,
@@ -135,10 +143,22 @@ async def _engine(
         context=min(context, room),
         vocabulary=policy.model.config.vocab_size,
         text_of=policy.renderer.text,
+        owner=owner,
         in_flight=config.in_flight,
         max_waiting=config.max_waiting,
         timeout=config.timeout,
     )
+
+
+def _owner(folder: Path) -> str:
+    """What names this run to servers, and no other one. It is kept: a run that is resumed is the same one."""
+    file = folder / "owner"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / ".owner"
+        draft.write_text(f"{socket.gethostname()}/{folder.resolve().parent.name}.{secrets.token_hex(4)}", "utf-8")
+        draft.replace(file)
+    return file.read_text("utf-8")
 
 
 def _way(config: SglangInference, exporter: Exporter, http: Http, model: Path) -> Way[Any]:
@@ -148,7 +168,7 @@ def _way(config: SglangInference, exporter: Exporter, http: Http, model: Path) -
         case "distributed":
             python = find_python(None if config.environment is None else Path(config.environment))
             backend = "gloo" if config.platform == "cpu" else "nccl"
-            return Distributed(exporter, http, python=python, backend=backend)
+            return Distributed(exporter, http, python=python, host=config.publish_address, backend=backend)
         case _:
             folder = None if config.publish_folder is None else Path(config.publish_folder)
             return Disk(exporter, http, folder=folder, beside=model)

@@ -97,7 +97,7 @@ def _open(config: ChatConfig, runner: asyncio.Runner) -> tuple[Conversation, Clo
     policy = build.make_policy(model, config.hardware, config.seed)
     opened = contextlib.AsyncExitStack()
     folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="upswing-chat-")))
-    opening = open_engine(inference, policy, folder, _note, tokens_per_dispatch=1)  # shown token by token
+    opening = open_engine(inference, policy, folder / "sglang", _note, tokens_per_dispatch=1)  # shown token by token
     engine = runner.run(opened.enter_async_context(opening))
     return EngineConversation(engine, policy.renderer, sampling, config.system), opened.aclose
 

@@ -8,10 +8,13 @@ from aiohttp import web
 
 from envs.errors import UpswingError
 from rl.inference.engine import EngineError, PauseMode, TokenSampling
+from rl.inference.label import Label, read_label
 from rl.inference.server.jobs import new_id
 from rl.inference.server.requests import read, reply
 from rl.inference.server.service import SERVICE, Service
 from rl.inference.server.validation import Fields, Refused
+
+_LABELS = "a whole number of at least 0, or its text, which may have @OWNER behind it"
 
 HEALTH_TIMEOUT = 30.0
 """Seconds within which `/health_generate` has to get a token; the first one of a process compiles."""
@@ -72,7 +75,7 @@ async def update_weights_from_disk(request: web.Request) -> web.Response:
     path = fields.text("model_path")
     if path is None:
         raise fields.unfit("model_path", None, "a folder of weights")
-    wanted = _version(fields, "weight_version")
+    wanted = _label(fields, "weight_version")
     abort, flush = fields.flag("abort_all_requests"), fields.flag("flush_cache", True)
     fields.only("load_format", ("auto",))
     fields.only("is_async", (False,))
@@ -81,14 +84,15 @@ async def update_weights_from_disk(request: web.Request) -> web.Response:
     if service.load_weights is None:
         raise Refused("this server has no way to read weights from a folder", status=501)
     async with service.updating:
-        version = _next_version(service, wanted)
+        label = _next_label(service, wanted)
         try:
             params = await service.load_weights(path)
         except UpswingError as error:
             raise Refused(f"model_path {path}: {error}", field="model_path") from error
         if abort:
             await service.abort(None)
-        await service.engine.load_weights(params, version)
+        await service.engine.load_weights(params, label.version)
+        service.owner = label.owner
         if service.score is not None:
             service.score.load(params)
         if flush:
@@ -97,25 +101,26 @@ async def update_weights_from_disk(request: web.Request) -> web.Response:
     return reply(
         {
             "success": True,
-            "message": f"Weights of {path} loaded. Weight version updated to {version}.",
+            "message": f"Weights of {path} loaded. Weight version updated to {label}.",
             "num_paused_requests": service.under_way if service.paused else 0,
         }
     )
 
 
 async def update_weight_version(request: web.Request) -> web.Response:
-    """Gives the weights there are another version, which may be smaller: another trainer begins with its own count."""
+    """Gives the weights there are another version, which may be smaller, and another owner or none."""
     service = request.app[SERVICE]
     fields = Fields(await read(request))
-    version, abort = _version(fields, "new_version"), fields.flag("abort_all_requests")
+    label, abort = _label(fields, "new_version"), fields.flag("abort_all_requests")
     fields.done()
-    if version is None:
-        raise fields.unfit("new_version", None, "a whole number of at least 0, or its text")
+    if label is None:
+        raise fields.unfit("new_version", None, _LABELS)
     async with service.updating:
         if abort:
             await service.abort(None)
-        await service.engine.relabel(version)
-    return reply({"success": True, "message": f"Weight version updated to {version}", "new_version": str(version)})
+        await service.engine.relabel(label.version)
+        service.owner = label.owner
+    return reply({"success": True, "message": f"Weight version updated to {label}", "new_version": str(label)})
 
 
 async def model_info(request: web.Request) -> web.Response:
@@ -127,7 +132,7 @@ async def model_info(request: web.Request) -> web.Response:
             "tokenizer_path": service.model,
             "is_generation": True,
             "preferred_sampling_params": None,
-            "weight_version": str(service.engine.version),
+            "weight_version": str(service.label),
             "context_length": service.engine.context,
             "vocab_size": service.vocab_size,
         }
@@ -145,7 +150,7 @@ async def server_info(request: web.Request) -> web.Response:
             "version": __version__,
             "model_path": service.model,
             "served_model_name": service.model,
-            "weight_version": str(service.engine.version),
+            "weight_version": str(service.label),
             "context_length": service.engine.context,
             "max_running_requests": service.max_requests,
             "num_running_requests": service.under_way,
@@ -205,28 +210,37 @@ async def _healthy(service: Service) -> None:
         raise Refused(str(error), status=503) from error
 
 
-def _version(fields: Fields, name: str) -> int | None:
-    """A policy version: a whole number, or (as SGLang has it) the text of one."""
+def _label(fields: Fields, name: str) -> Label | None:
+    """A policy version: a whole number, or (as SGLang has it) the text of one, and whose it is."""
     value = fields.take(name)
     if value is None:
         return None
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-    if type(number) is not int or number < 0:
-        raise fields.unfit(name, value, "a whole number of at least 0, or its text")
-    return number
+    number = Label(value) if type(value) is int and value >= 0 else None
+    label = read_label(value) if isinstance(value, str) else number
+    if label is None:
+        raise fields.unfit(name, value, _LABELS)
+    return label
 
 
-def _next_version(service: Service, wanted: int | None) -> int:
+def _next_label(service: Service, wanted: Label | None) -> Label:
     """The version of new weights: the one after the current, unless the request names it.
 
     A smaller one than the current is refused: it comes from a trainer that does not know what this server holds, and
-    its tokens could not be told from those of the first time that version was published.
+    its tokens could not be told from those of the first time that version was published. So is one of another owner.
     """
-    current = service.engine.version
-    if wanted is not None and wanted < current:
+    current = service.label
+    if wanted is None:
+        return current._replace(version=current.version + 1)
+    if current.owner and wanted.owner != current.owner:
+        raise Refused(
+            f"weight_version is {wanted}, but the server has weights of another run, {current}. "
+            "Free it first: /update_weight_version",
+            field="weight_version",
+        )
+    if wanted.owner == current.owner and wanted.version < current.version:
         raise Refused(
             f"weight_version is {wanted}, but the server has {current}; expected {current} or more. "
             "To begin anew, say so first: /update_weight_version",
             field="weight_version",
         )
-    return current + 1 if wanted is None else wanted
+    return wanted

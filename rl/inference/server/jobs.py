@@ -11,6 +11,7 @@ from typing import Any
 from envs.errors import ContextLengthError
 from envs.seeds import derive_seed
 from rl.inference.engine import Engine, EngineBusyError, EngineError, Generation, TokenSampling
+from rl.inference.label import Label
 from rl.inference.server.sse import closing
 from rl.inference.server.validation import Refused
 
@@ -105,13 +106,18 @@ def reported_logprobs(generation: Generation, sampling: TokenSampling) -> list[f
     return generation.logprobs if sampling.temperature > 0 else generation.plain_logprobs
 
 
-def version_spans(versions: Sequence[int]) -> list[dict[str, Any]]:
-    """The policy version of every token: runs of equal ones, `end` being the first token after each."""
+def version_spans(versions: Sequence[int], owner: str = "") -> list[dict[str, Any]]:
+    """The policy version of every token: runs of equal ones, `end` being the first token after each.
+
+    Args:
+        versions: one per token.
+        owner: whose they are, where that is to be told.
+    """
     spans: list[dict[str, Any]] = []
     start = 0
     for version, run in groupby(versions):
         end = start + sum(1 for _ in run)
-        spans.append({"version": str(version), "start": start, "end": end})
+        spans.append({"version": str(Label(version, owner)), "start": start, "end": end})
         start = end
     return spans
 

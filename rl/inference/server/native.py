@@ -172,8 +172,10 @@ def _answer(
         "prompt_tokens": len(job.prompt_ids),
         "completion_tokens": len(generation.ids),
         "cached_tokens": generation.cached_tokens,
-        "weight_version": str(generation.versions[-1] if generation.versions else service.engine.version),
-        "weight_versions": version_spans(generation.versions),
+        "weight_version": str(
+            service.label._replace(version=generation.versions[-1]) if generation.versions else service.label
+        ),
+        "weight_versions": version_spans(generation.versions, service.owner),
         "e2e_latency": time.monotonic() - asked.begun,
     }
     if asked.logprobs:

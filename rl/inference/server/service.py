@@ -11,6 +11,7 @@ from aiohttp import web
 
 from envs.render import Renderer
 from rl.inference.engine import Engine, PauseMode
+from rl.inference.label import Label
 from rl.inference.server.jobs import Job
 from rl.inference.server.metrics import Counters
 from rl.inference.server.validation import Refused
@@ -49,6 +50,7 @@ class Service:
         batches: the requests that came as one, by its `rid`.
         paused: how generation is paused, if it is.
         draining: the server is about to end, and takes nothing new.
+        owner: the run whose weights these are; empty: none.
     """
 
     engine: Engine
@@ -65,8 +67,14 @@ class Service:
     batches: dict[str, list[str]] = field(default_factory=dict)
     paused: PauseMode | None = None
     draining: bool = False
+    owner: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     updating: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def label(self) -> Label:
+        """What tokens are sampled with now."""
+        return Label(self.engine.version, self.owner)
 
     @property
     def under_way(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rl.inference.engine import EngineError
+from rl.inference.label import Label, read_label
 
 
 class Answer(NamedTuple):
@@ -28,11 +29,11 @@ class Answer(NamedTuple):
     cached: int
 
 
-def read(answer: Any, url: str, newest: int) -> Answer:
-    """The answer of the server at `url`, whose weights have no later version than `newest`.
+def read(answer: Any, url: str, newest: Label) -> Answer:
+    """The answer of the server at `url`, whose weights have the owner of `newest`, and no later version.
 
     Raises:
-        EngineError: when it makes no sense, or has tokens of a version that was never published to the server.
+        EngineError: when it makes no sense, or has tokens of weights that were never published to the server.
     """
     try:
         meta = answer["meta_info"]
@@ -71,12 +72,12 @@ def _labels(span: Mapping[str, Any]) -> list[Any]:
     return [span["version"]] * (span["end"] - span["start"])
 
 
-def _version(label: Any, url: str, newest: int) -> int:
-    text = str(label)
-    if not (text.isascii() and text.isdigit()) or int(text) > newest:
+def _version(found: Any, url: str, newest: Label) -> int:
+    label = read_label(str(found))
+    if label is None or label.owner != newest.owner or label.version > newest.version:
         raise EngineError(
-            f"the server at {url} drew tokens with weights of version '{text}', which this run never gave it (its "
+            f"the server at {url} drew tokens with weights of version '{found}', which this run never gave it (its "
             f"newest is {newest}): another trainer publishes to it, or it was started anew. Each run needs servers of "
             "its own"
         )
-    return int(text)
+    return label.version

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 from envs.errors import ContextLengthError
 from rl.inference.engine import EngineBusyError, EngineError, Generation, PauseMode, TokenSampling
+from rl.inference.label import Label
 from rl.inference.requests import Request, TextOf, check_sampling
 from rl.inference.sglang.affinity import Affinity
 from rl.inference.sglang.answer import read
 from rl.inference.sglang.drawing import Drawing
 from rl.inference.sglang.http import Http, Rejected, Unreachable
+from rl.inference.sglang.publish.gather import each
 from rl.inference.sglang.publish.publisher import PublishError
 from rl.inference.sglang.sampling import native
 from rl.models.base import Params
@@ -87,6 +89,7 @@ class SglangEngine:
         vocabulary: token ids are below it. SGLang does not survive others.
         text_of: tokens to text, for texts to stop at.
         version: the policy version of the weights the servers have.
+        owner: whose they are, as the publisher labels them.
         in_flight: requests under way at once; others wait their turn here.
         max_waiting: those that may; None: any number.
         timeout: seconds that a server may be silent about a request. A completion comes all at once, at its end.
@@ -102,13 +105,14 @@ class SglangEngine:
         vocabulary: int,
         text_of: TextOf | None = None,
         version: int = 0,
+        owner: str = "",
         in_flight: int = 1024,
         max_waiting: int | None = None,
         timeout: float = 1800.0,
     ) -> None:
         self._servers, self._publisher = servers, publisher
         self._context, self._vocabulary, self._text_of = context, vocabulary, text_of
-        self._version = self._newest = version
+        self._version, self._newest = version, Label(version, owner)
         self._http = http
         self._timeout = timeout
         self._places, self._waiting, self._max_waiting = asyncio.Semaphore(in_flight), 0, max_waiting
@@ -171,7 +175,8 @@ class SglangEngine:
 
     async def relabel(self, version: int) -> None:
         async with self._change(version):
-            await self._each("/update_weight_version", {"new_version": str(version), "abort_all_requests": False})
+            label = str(self._newest._replace(version=version))
+            await self._each("/update_weight_version", {"new_version": label, "abort_all_requests": False})
 
     async def pause(self, mode: PauseMode = "in_place") -> None:
         self._paused = mode
@@ -314,7 +319,8 @@ class SglangEngine:
                 raise
             return error
         except Rejected as error:
-            if error.status in PASSING:
+            # A router says 500 when a server went while it drew. A server's own is for what it cannot do.
+            if error.status in PASSING or (error.status == 500 and url not in self._servers.urls):
                 return error
             raise _meant(error) from error
         except BaseException:
@@ -356,10 +362,10 @@ class SglangEngine:
             errand.add_done_callback(self._errands.discard)
 
     async def _end(self, url: str, rid: str) -> None:
-        try:
-            await self._http.post(url, "/abort_request", {"rid": rid}, timeout=ABORT_S)
-        except EngineError:
-            return  # a server that is gone works on nothing
+        """Has a request ended, at whichever server a router sent it to: the router itself knows no such order."""
+        urls = [url] if url in self._servers.urls else self._servers.urls
+        await each(urls, lambda url: self._http.post(url, "/abort_request", {"rid": rid}, timeout=ABORT_S))
+        # One that failed is gone, and works on nothing.
 
     # All servers
 
@@ -367,7 +373,7 @@ class SglangEngine:
     async def _change(self, version: int) -> AsyncIterator[None]:
         """Whatever is drawn meanwhile has a version that only the end of its request tells."""
         async with self._one:
-            self._newest = max(self._newest, version)
+            self._newest = self._newest._replace(version=max(self._newest.version, version))
             self._changing = True
             for drawing in self._all():
                 drawing.settled = None

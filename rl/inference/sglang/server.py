@@ -6,9 +6,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 
@@ -135,7 +135,7 @@ class Launched:
         await self._launch()
         began, said = time.monotonic(), ""
         async with aiohttp.ClientSession() as session:
-            while not await _answers(session, self.url + self._ready, began + self._patience.ready):
+            while not await self._unless_ended(_answers(session, self.url + self._ready, began + self._patience.ready)):
                 if self.returncode is not None:
                     raise EngineError(f"{self.name} {self._explained()}")
                 waited = time.monotonic() - began
@@ -175,6 +175,18 @@ class Launched:
         except TimeoutError:
             process.kill()  # it was stopped, or something of the server cannot be killed; its program goes with it
             await process.wait()
+
+    async def _unless_ended(self, asking: Coroutine[Any, Any, bool]) -> bool:
+        """What comes of it; False as soon as the process ends: somebody else who has its port may never answer."""
+        assert self._process is not None
+        ended, answered = asyncio.ensure_future(self._process.wait()), asyncio.ensure_future(asking)
+        try:
+            await asyncio.wait((ended, answered), return_when=asyncio.FIRST_COMPLETED)
+            return answered.done() and answered.result()
+        finally:
+            for task in (ended, answered):
+                task.cancel()
+            await asyncio.gather(ended, answered, return_exceptions=True)
 
     async def _launch(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,10 +229,11 @@ class Attached:
     async def start(self, report: Report) -> None:
         began, told = time.monotonic(), False
         async with aiohttp.ClientSession() as session:
-            while not await _answers(session, self.url + READY, began + self._patience.ready):
+            # Not READY: a trainer that was killed may have left it paused.
+            while not await _answers(session, self.url + ALIVE, began + self._patience.ready):
                 if time.monotonic() - began >= self._patience.ready:
                     raise EngineError(
-                        f"{self.name} did not answer {READY} within {self._patience.ready:g} s; expected an SGLang "
+                        f"{self.name} did not answer {ALIVE} within {self._patience.ready:g} s; expected an SGLang "
                         f"server there: start it, or correct the URL"
                     )
                 if not told:

@@ -14,7 +14,7 @@ from envs.render import ByteRenderer
 from rl.inference.jax_engine import JaxEngine
 from rl.inference.server.app import make_app
 from rl.inference.server.lifecycle import Server
-from rl.inference.sglang.http import Http, Unreachable
+from rl.inference.sglang.http import Http, Rejected, Unreachable
 from rl.inference.sglang.publish.disk import Disk, Writers
 from rl.inference.sglang.publish.publisher import Publisher, PublishError
 from rl.inference.sglang.publish.tensor import Tensor
@@ -135,6 +135,31 @@ async def test_two_trainers_on_one_server_are_told_so(server: Server, http: Http
     await other.publish(SECOND, 7, [server.url])
     with pytest.raises(UpswingError, match="has version 7, but this run gave it 1: another trainer publishes to it"):
         await mine.publish(FIRST, 8, [server.url])
+
+
+async def test_a_server_has_one_owner_whatever_the_versions(
+    server: Server, http: Http, way: Disk, folder: Path, tmp_path: Path, said: Said
+) -> None:
+    mine = Publisher(way, http, names=None, owner="here/mine")
+    await mine.publish(FIRST, 1, [server.url])
+    other = Publisher(
+        Disk(EXPORTER, http, folder=tmp_path / "other", beside=tmp_path / "base"), http, names=None, owner="here/other"
+    )
+    for version in (1, 2):
+        with pytest.raises(UpswingError, match=r"weights of another run, version 1 of here/mine\. Give each run"):
+            await other.publish(SECOND, version, [server.url])
+    with pytest.raises(Rejected, match=r"1@here/other, but the server has weights of another run, 1@here/mine"):
+        body = {"model_path": str(next(folder.iterdir())), "weight_version": "1@here/other"}
+        await http.post(server.url, "/update_weights_from_disk", body)
+    await other.close()
+    assert await drawn(http, server.url) == (said["first"], "1@here/mine")
+    again = Publisher(way, http, names=None, owner="here/mine")  # killed, and resumed at an earlier version
+    await again.publish(SECOND, 0, [server.url])
+    await again.close()
+    assert await drawn(http, server.url) == (said["second"], "0")
+    await other.publish(FIRST, 0, [server.url])
+    assert await drawn(http, server.url) == (said["first"], "0@here/other")
+    await other.close()
 
 
 async def test_a_file_cut_short_never_reaches_the_server(server: Server, http: Http, way: Disk, said: Said) -> None:

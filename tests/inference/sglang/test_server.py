@@ -170,6 +170,6 @@ async def test_one_that_is_not_ours_is_waited_for_and_seen_to_go() -> None:
 async def test_one_that_nobody_started_is_named() -> None:
     server = Attached("http://127.0.0.1:1", "http://127.0.0.1:1", Patience(ready=0.2, every=0.05))
     began = time.monotonic()
-    with pytest.raises(EngineError, match=r"did not answer /health within 0.2 s; expected an SGLang server there"):
+    with pytest.raises(EngineError, match=r"did not answer /server_info within 0.2 s; expected an SGLang server there"):
         await server.start(nothing)
     assert time.monotonic() - began < 5

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from envs.errors import UpswingError
+from rl.inference.label import Label
 from rl.inference.sglang.http import Http
 from rl.inference.sglang.publish.gather import each
 from rl.inference.sglang.publish.shared import MEMORY, check_room, fresh_name, left_behind
@@ -79,8 +80,8 @@ class Disk:
     async def transfer(self, snapshot: Published, urls: Sequence[str]) -> None:
         await asyncio.to_thread(check_folder, snapshot.folder, self._exporter.names())
 
-    async def commit(self, snapshot: Published, urls: Sequence[str], version: int, *, flush: bool) -> Failures:
-        body = {"model_path": str(snapshot.folder), "weight_version": str(version), "flush_cache": flush}
+    async def commit(self, snapshot: Published, urls: Sequence[str], label: Label, *, flush: bool) -> Failures:
+        body = {"model_path": str(snapshot.folder), "weight_version": str(label), "flush_cache": flush}
         # A server that cannot read what it is told to ends (its way back goes through the same files), so they are
         # looked at once more.
         await self.transfer(snapshot, urls)

@@ -6,18 +6,22 @@ SGLang's environment, maps them there and is rank 0 of the group whose other ran
 
 import asyncio
 import json
+import math
 import os
 import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from envs.errors import ConfigError
 from rl.inference.engine import EngineError
+from rl.inference.label import Label
 from rl.inference.sglang.http import Http
 from rl.inference.sglang.publish.disk import remove
-from rl.inference.sglang.publish.gather import each
-from rl.inference.sglang.publish.shared import HEAD, Lying, SharedTensors, left_behind, share
+from rl.inference.sglang.publish.gather import begin, each, parts
+from rl.inference.sglang.publish.shared import HEAD, Lying, SharedTensors, left_behind, of_this_host, share
 from rl.inference.sglang.publish.way import Exporter, Failures
 from rl.models.base import Params
 
@@ -65,15 +69,15 @@ class Distributed:
             await self._leave()
             await self._join(urls)
 
-    async def commit(self, snapshot: SharedTensors, urls: Sequence[str], version: int, *, flush: bool) -> Failures:
+    async def commit(self, snapshot: SharedTensors, urls: Sequence[str], label: Label, *, flush: bool) -> Failures:
         await self.transfer(snapshot, urls)
-        failures = await each(urls, lambda url: self._http.post(url, "/begin_weight_update"))
+        failures = await each(urls, lambda url: begin(self._http, url))
         buckets = list(_buckets(snapshot.tensors))
         for number, bucket in enumerate(buckets):
             if failures:
                 break
             last = number == len(buckets) - 1
-            failures = await self._send(snapshot.path, bucket, urls, version if last else None, flush and last)
+            failures = await self._send(snapshot.path, bucket, urls, label if last else None, flush and last)
         ended = await each(urls, lambda url: self._http.post(url, "/end_weight_update"))
         failures = {**ended, **failures}
         if failures:
@@ -96,12 +100,17 @@ class Distributed:
         """Makes the group: this host's sender and every process of the servers.
 
         Raises:
+            ConfigError: for servers that cannot be part of it.
             EngineError: when it did not come together.
         """
         ranks = []
         for url in urls:
-            info = await self._http.get(url, "/server_info")
-            ranks.append(int(info.get("tp_size", 1)) * int(info.get("pp_size", 1)))
+            if of_this_host(self._host) and not of_this_host(urlsplit(url).hostname or ""):
+                raise ConfigError(
+                    f"the server at {url} is on another host, which cannot reach this one at {self._host}; "
+                    "inference.publish_address names an address at which it can"
+                )
+            ranks.append(math.prod(await parts(self._http, url, "distributed")))
         self._sender = await asyncio.create_subprocess_exec(
             str(self._python),
             str(SENDER),
@@ -110,9 +119,7 @@ class Distributed:
             env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"},
         )
         self._group = f"upswing-{uuid.uuid4().hex[:8]}"
-        with socket.socket() as free:
-            free.bind((self._host, 0))
-            port = free.getsockname()[1]
+        port = _free_port(self._host)
         common = {"world_size": 1 + sum(ranks), "backend": self._backend}
         order = {"host": self._host, "port": port, "group": self._group, "timeout": self._timeout, **common}
         offsets = {url: 1 + sum(ranks[:number]) for number, url in enumerate(urls)}
@@ -129,9 +136,9 @@ class Distributed:
         self._joined = tuple(urls)
 
     async def _send(
-        self, path: Path, bucket: Sequence[Lying], urls: Sequence[str], version: int | None, flush: bool
+        self, path: Path, bucket: Sequence[Lying], urls: Sequence[str], label: Label | None, flush: bool
     ) -> dict[str, EngineError]:
-        """Broadcasts a part of the weights; the last part brings the version."""
+        """Broadcasts a part of the weights; the last part brings the label."""
         body: dict[str, Any] = {
             "names": [tensor.name for tensor in bucket],
             "dtypes": [tensor.dtype for tensor in bucket],
@@ -139,8 +146,8 @@ class Distributed:
             "group_name": self._group,
             "flush_cache": flush,
         }
-        if version is not None:
-            body["weight_version"] = str(version)
+        if label is not None:
+            body["weight_version"] = str(label)
         order = {"path": str(path), "head": HEAD, "tensors": [list(tensor) for tensor in bucket]}
         sending = asyncio.ensure_future(self._order("send", order))
         taking = asyncio.ensure_future(
@@ -192,6 +199,17 @@ class Distributed:
                 self._sender.kill()
             await self._sender.wait()
             self._sender = None
+
+
+def _free_port(host: str) -> int:
+    """A port of this host that nobody listens at."""
+    try:
+        with socket.socket() as free:
+            free.bind((host, 0))
+            port: int = free.getsockname()[1]
+            return port
+    except OSError as error:
+        raise ConfigError(f"inference.publish_address is {host}: {error}; expected an address of this host") from error
 
 
 def _buckets(tensors: Sequence[Lying]) -> Iterator[list[Lying]]:

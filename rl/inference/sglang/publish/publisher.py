@@ -7,6 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from envs.errors import UpswingError
 from rl.inference.engine import EngineError, PauseMode
+from rl.inference.label import Label, read_label
 from rl.inference.sglang.http import Http, Unreachable
 from rl.inference.sglang.publish.gather import each
 from rl.inference.sglang.publish.names import check_names
@@ -15,6 +16,9 @@ from rl.models.base import Params
 
 UNVERSIONED = "default"
 """What servers that were just started call the version of their weights."""
+
+LET_GO_S = 3.0
+"""A server that hangs is not waited for when a run ends."""
 
 S = TypeVar("S")
 
@@ -69,6 +73,8 @@ class Publisher(Generic[S]):
             their keys and values, "abort" ends them.
         flush: have servers forget what they keep of finished requests; otherwise the next prompt that begins like one
             of them is not read with these weights. Servers refuse it while they keep requests in place.
+        owner: names the run, and no other one. Servers whose weights have another owner are left alone; those that
+            have none have this one from the first publication on, until `close`. Empty: nobody else may publish.
     """
 
     def __init__(
@@ -79,9 +85,10 @@ class Publisher(Generic[S]):
         names: Sequence[str] | None,
         pause: PauseMode = "retract",
         flush: bool = True,
+        owner: str = "",
     ) -> None:
         self._way, self._http, self._names = way, http, names
-        self._pause, self._flush = pause, flush
+        self._pause, self._flush, self._owner = pause, flush, owner
         self._newest: _Version[S] | None = None
         self._known: dict[str, str] = {}
         self._checked: set[str] = set()
@@ -102,7 +109,7 @@ class Publisher(Generic[S]):
 
         Raises:
             ConfigError: when a server does not hold this model, or cannot be reached in this way.
-            UpswingError: when the version goes backwards, or another trainer publishes to a server.
+            UpswingError: when the version goes backwards, or a server is another run's.
             PublishError: when servers failed. The others sample with the new version, which is now the newest; unless
                 all of them said no, then nothing has changed.
         """
@@ -154,21 +161,47 @@ class Publisher(Generic[S]):
                 raise error
 
     async def close(self) -> None:
-        """Removes what is left of the newest version."""
+        """Lets go of the servers, and removes what is left of the newest version."""
         async with self._one:
+            if self._owner:
+                await each(list(self._known), self._let_go)  # one that is gone belongs to nobody
             if self._newest is not None:
                 await self._way.discard(self._newest.snapshot)
             await self._way.close()
 
+    async def _let_go(self, url: str) -> None:
+        """The weights of a server stay, and are nobody's."""
+        found = read_label(await self._label(url, LET_GO_S))
+        if found is not None and found.owner == self._owner:
+            await self._relabel(url, Label(found.version), LET_GO_S)
+
+    async def _relabel(self, url: str, label: Label, timeout: float | None = None) -> None:
+        body = {"new_version": str(label), "abort_all_requests": False}
+        await self._http.post(url, "/update_weight_version", body, timeout=timeout)
+
+    async def _label(self, url: str, timeout: float | None = None) -> str:
+        """What a server calls its weights now."""
+        return str((await self._http.get(url, "/model_info", timeout=timeout)).get("weight_version", UNVERSIONED))
+
     async def _check(self, url: str) -> None:
         """Sees whose server this is, and that it holds the model."""
-        found = str((await self._http.get(url, "/model_info")).get("weight_version", UNVERSIONED))
-        known = self._known.setdefault(url, found)
-        if found not in (known, UNVERSIONED):
+        found = await self._label(url)
+        known, label = self._known.get(url, found), read_label(found)
+        if label is not None and label.owner not in ("", self._owner):
+            raise UpswingError(
+                f"the server at {url} has the weights of another run, version {label.version} of {label.owner}. Give "
+                "each run servers of its own; a run that ends lets go of them. If that one was killed, and will not be "
+                f"resumed, free the server: curl {url}/update_weight_version -H 'Content-Type: application/json' "
+                """-d '{"new_version": "0"}'"""
+            )
+        ours = label is not None and label.owner == self._owner != ""
+        if not ours and found not in (known, UNVERSIONED):
             raise UpswingError(
                 f"the server at {url} has version {found}, but this run gave it {known}: another trainer publishes to "
                 "it. Give each run servers of its own"
             )
+        if ours and self._newest is None:  # this run was killed, and begins to count anew
+            await self._relabel(url, self._labelled(0))
         if self._names is not None and url not in self._checked:
             ranks = (await self._http.post(url, "/weights_checker", {"action": "checksum"}))["ranks"]
             check_names(self._names, {name for rank in ranks for name in rank["checksums"]}, url)
@@ -179,13 +212,13 @@ class Publisher(Generic[S]):
         failed = await each(urls, lambda url: self._http.post(url, "/pause_generation", {"mode": self._pause}))
         paused = [url for url in urls if url not in failed]
         if paused:
-            failed |= await self._way.commit(made.snapshot, paused, made.number, flush=self._flush)
+            failed |= await self._way.commit(made.snapshot, paused, self._labelled(made.number), flush=self._flush)
         lost: Mapping[str, EngineError] = {}
         if back := [url for url, error in failed.items() if url in paused and not isinstance(error, Unreachable)]:
             lost = await self._back(back)
         good = [url for url in paused if url not in lost and not isinstance(failed.get(url), Unreachable)]
         failed |= await each(good, lambda url: self._http.post(url, "/continue_generation"))
-        self._known |= {url: str(made.number) for url in urls if url not in failed}
+        self._known |= {url: str(self._labelled(made.number)) for url in urls if url not in failed}
         gone = {url: error for url, error in failed.items() if isinstance(error, Unreachable)}
         return gone, {url: error for url, error in failed.items() if url not in gone}
 
@@ -194,4 +227,8 @@ class Publisher(Generic[S]):
         if self._newest is None:
             nothing = EngineError("there is no version before it; start the server again")
             return dict.fromkeys(urls, nothing)
-        return await self._way.commit(self._newest.snapshot, urls, self._newest.number, flush=self._flush)
+        label = self._labelled(self._newest.number)
+        return await self._way.commit(self._newest.snapshot, urls, label, flush=self._flush)
+
+    def _labelled(self, version: int) -> Label:
+        return Label(version, self._owner)

@@ -1,7 +1,9 @@
 """Tensors in a file of this host's shared memory, which other processes map instead of being sent them."""
 
+import ipaddress
 import os
 import re
+import socket
 import struct
 import uuid
 from collections.abc import Sequence
@@ -87,6 +89,16 @@ def check_room(folder: Path, size: int) -> None:
             f"{folder} has {free / 1e9:.1f} GB free, and the weights take {size / 1e9:.1f} GB; two versions of them "
             "lie there for a moment"
         )
+
+
+def of_this_host(host: str) -> bool:
+    """Whether a name or an address stands for this host, as far as it tells by itself."""
+    if host in ("localhost", socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def fresh_name() -> str:

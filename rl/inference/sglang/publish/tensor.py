@@ -2,17 +2,16 @@
 
 import asyncio
 import base64
-import ipaddress
-import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from envs.errors import ConfigError
+from rl.inference.label import Label
 from rl.inference.sglang.http import Http
 from rl.inference.sglang.publish.disk import remove
-from rl.inference.sglang.publish.gather import each
+from rl.inference.sglang.publish.gather import begin, each, parts
 from rl.inference.sglang.publish.handles import handles
-from rl.inference.sglang.publish.shared import SharedTensors, left_behind, share
+from rl.inference.sglang.publish.shared import SharedTensors, left_behind, of_this_host, share
 from rl.inference.sglang.publish.way import Exporter, Failures
 from rl.models.base import Params
 
@@ -36,16 +35,16 @@ class Tensor:
 
     async def transfer(self, snapshot: SharedTensors, urls: Sequence[str]) -> None:
         for url in urls:
-            if not of_this_host(url):
+            if not of_this_host(urlsplit(url).hostname or ""):
                 # It would end: an exception where it unpickles ends its scheduler.
                 raise ConfigError(
                     f"the server at {url} is on another host, and publish=tensor goes through this host's memory; "
                     "publish=disk with a shared folder and publish=distributed reach others"
                 )
             if url not in self._ranks:
-                self._ranks[url] = int((await self._http.get(url, "/server_info")).get("tp_size", 1))
+                self._ranks[url], _ = await parts(self._http, url, "tensor")
 
-    async def commit(self, snapshot: SharedTensors, urls: Sequence[str], version: int, *, flush: bool) -> Failures:
+    async def commit(self, snapshot: SharedTensors, urls: Sequence[str], label: Label, *, flush: bool) -> Failures:
         if not snapshot.path.is_file():
             raise ConfigError(f"{snapshot.path} is gone; whoever cleans shared memory must leave what a run has there")
         payload = base64.b64encode(handles(snapshot)).decode()
@@ -53,7 +52,7 @@ class Tensor:
         async def give(url: str) -> None:
             body = {
                 "serialized_named_tensors": [payload] * self._ranks[url],
-                "weight_version": str(version),
+                "weight_version": str(label),
                 "flush_cache": flush,
             }
             async with Session(self._http, url):
@@ -81,18 +80,7 @@ class Session:
         self._http, self._url = http, url
 
     async def __aenter__(self) -> None:
-        await self._http.post(self._url, "/begin_weight_update")
+        await begin(self._http, self._url)
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.post(self._url, "/end_weight_update")
-
-
-def of_this_host(url: str) -> bool:
-    """Whether a server runs on this host, as far as its address tells."""
-    host = urlsplit(url).hostname or ""
-    if host in ("localhost", socket.gethostname()):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

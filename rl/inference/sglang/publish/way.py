@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from rl.inference.engine import EngineError
+from rl.inference.label import Label
 from rl.models.base import Model, Params
 from rl.models.family import Family
 from rl.weights.save import Tensor, stored
@@ -51,15 +52,15 @@ class Way(Protocol[S]):
         """
         ...
 
-    async def commit(self, snapshot: S, urls: Sequence[str], version: int, *, flush: bool) -> Failures:
-        """Has the servers, which are paused, sample with the weights, and their tokens carry the version.
+    async def commit(self, snapshot: S, urls: Sequence[str], label: Label, *, flush: bool) -> Failures:
+        """Has the servers, which are paused, sample with the weights, and their tokens carry the label.
 
         May be called again: for servers that were started anew, and to go back.
 
         Args:
             snapshot: what `prepare` gave.
             urls: of the servers.
-            version: of the policy.
+            label: what they are to call the weights.
             flush: have them forget the keys and values they have of older weights.
 
         Returns:

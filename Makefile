@@ -91,6 +91,8 @@ test-docker: $(READY) ## sandboxes in a real Docker daemon of its own, out of De
 	$(PYTHON) -m venv --clear .venv-services
 	@echo "installing what tests/sandbox/services.txt names into .venv-services (once, a minute)"
 	.venv-services/bin/python -m pip install --quiet --disable-pip-version-check -r tests/sandbox/services.txt
+	@# E2B's connectrpc and Prime Intellect's connect-python are one module to Python: the newer one serves both.
+	.venv-services/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "connectrpc>=0.12.1,<0.13"
 	@touch $@
 
 test-services: .venv-services/.ready ## the clients of Kubernetes, E2B, Modal, Daytona and Prime Intellect, as our sandboxes use them; no account needed

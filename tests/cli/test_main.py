@@ -11,8 +11,9 @@ from rl.cli import conf
 from rl.cli.main import VERBS, main
 
 TRAIN_KEYS = (
-    "algorithm, checkpoint, env, eval, experiment, group_size, hardware, inference, max_staleness, model, optimizer, "
-    "pack, prompts, resume, run_dir, sampling, seed, step_timeout, steps, warm_start"
+    "algorithm, checkpoint, env, epochs, eval, experiment, group_size, hardware, inference, lockstep, max_staleness, "
+    "minibatches, model, optimizer, pack, prompts, resume, run_dir, sampling, seed, selection, step_timeout, steps, "
+    "teacher, warm_start"
 )
 OPTIMIZER_KEYS = (
     "optimizer.b1, optimizer.b2, optimizer.decay, optimizer.eps, optimizer.expert_bias_rate, optimizer.final_lr, "
@@ -68,7 +69,7 @@ EXPERIMENTS = {
     "in experiment/mine.yaml",
     "optimizer: {bs: 1}": "unknown key 'optimizer.bs'; did you mean 'optimizer.b2' or 'optimizer.b1' or "
     f"'optimizer.rms'?; known: {OPTIMIZER_KEYS}; in experiment/mine.yaml",
-    "defaults: [{override /algorithm: ppo}]": "unknown algorithm 'ppo'; did you mean 'opo' or 'dppo_tv' or 'dppo_kl'?; "
+    "defaults: [{override /algorithm: gpro}]": "unknown algorithm 'gpro'; did you mean 'gspo' or 'grpo' or 'gmpo'?; "
     f"known: {', '.join(conf.options('algorithm'))}; see rl train --help",
     "defaults: [{env: wordle}]": "an experiment chooses from a group with a slash: "
     "`- override /env: NAME` under `defaults:`",

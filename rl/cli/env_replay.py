@@ -111,9 +111,10 @@ def watch(
     """Score whenever a file of the environment changes. A mistake in it is shown, and the next change awaited."""
     sys.dont_write_bytecode = True  # compiled files are told apart by the second, and edits come faster
     info = find_environment(name)
-    seen: dict[Path, float] = {}
+    seen: dict[Path, tuple[int, int]] = {}
     while True:
-        now = {file: file.stat().st_mtime for file in info.files()}
+        # Times are as coarse as the system's clock ticks: a file that is just being written has another size, too.
+        now = {file: (at.st_mtime_ns, at.st_size) for file in info.files() for at in [file.stat()]}
         if now != seen:
             seen = now
             info.forget()

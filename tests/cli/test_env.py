@@ -156,6 +156,12 @@ def test_watching_takes_up_every_change_and_survives_mistakes(run: Path) -> None
     command = [sys.executable, "-u", "-m", "rl.cli.main", "env", "replay", str(run), "--watch"]
     code = Path("letters/letters.py")
     good = code.read_text()
+
+    def write(text: str) -> None:
+        draft = Path("draft")  # as editors do: never half a file
+        draft.write_text(text)
+        draft.replace(code)
+
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
 
@@ -168,13 +174,16 @@ def test_watching_takes_up_every_change_and_survives_mistakes(run: Path) -> None
                     return "".join(said)
             raise AssertionError("".join(said))
 
-        assert "0 × brief" not in until_watching()
-        code.write_text(good.replace("<= 40)", "<= 4"))
-        assert "SyntaxError" in until_watching()
-        code.write_text(good.replace("<= 40)", "<= 4)"))
-        assert re.search(r"brief\W+1\.000\W+0\.000", until_watching())
-        process.send_signal(2)
-        assert process.wait(30) == 130
+        try:
+            assert "0 × brief" not in until_watching()
+            write(good.replace("<= 40)", "<= 4"))
+            assert "SyntaxError" in until_watching()
+            write(good.replace("<= 40)", "<= 4)"))
+            assert re.search(r"brief\W+1\.000\W+0\.000", until_watching())
+            process.send_signal(2)
+            assert process.wait(30) == 130
+        finally:
+            process.kill()  # it would be waited for
 
 
 async def test_state_that_is_not_saved_comes_from_the_harness_again() -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -162,7 +164,11 @@ def test_watching_takes_up_every_change_and_survives_mistakes(run: Path) -> None
         draft.write_text(text)
         draft.replace(code)
 
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    def listening() -> None:  # to Ctrl-C, which what a shell starts in the background ignores, and all its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=listening) as process:
         assert process.stdout is not None
 
         def until_watching() -> str:
@@ -180,7 +186,7 @@ def test_watching_takes_up_every_change_and_survives_mistakes(run: Path) -> None
             assert "SyntaxError" in until_watching()
             write(good.replace("<= 40)", "<= 4)"))
             assert re.search(r"brief\W+1\.000\W+0\.000", until_watching())
-            process.send_signal(2)
+            process.send_signal(signal.SIGINT)
             assert process.wait(30) == 130
         finally:
             process.kill()  # it would be waited for

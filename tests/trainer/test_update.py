@@ -201,7 +201,7 @@ def test_loss_and_gradient_do_not_depend_on_devices(case: tuple[Algorithm, Evalu
     algorithm, _, expected = case
     mesh = make_mesh({"data": 8})
     rows = NamedSharding(mesh, PartitionSpec("data"))
-    batch = Batch(*(jax.device_put(a, rows) if a.ndim else replicated(mesh, a) for a in packed(PARTS)))
+    batch = jax.tree.map(lambda a: jax.device_put(a, rows) if a.ndim else replicated(mesh, a), packed(PARTS))
     assert [s.data.shape for s in batch.tokens.addressable_shards] == [(1, 16)] * 8
     evaluate = evaluate_with(bigram_score, algorithm, constrain=batch_constraint(mesh, {"batch": "data"}))
     assert_same(evaluate(replicated(mesh, TABLE), batch), expected)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -155,7 +154,12 @@ def test_a_run_without_rollouts_says_so(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_watching_takes_up_every_change_and_survives_mistakes(run: Path) -> None:
-    command = [sys.executable, "-u", "-m", "rl.cli.main", "env", "replay", str(run), "--watch"]
+    # What a shell starts in the background ignores Ctrl-C, and so do all its children.
+    listening = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from rl.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-u", "-c", listening, "env", "replay", str(run), "--watch"]
     code = Path("letters/letters.py")
     good = code.read_text()
 
@@ -164,11 +168,7 @@ def test_watching_takes_up_every_change_and_survives_mistakes(run: Path) -> None
         draft.write_text(text)
         draft.replace(code)
 
-    def listening() -> None:  # to Ctrl-C, which what a shell starts in the background ignores, and all its children
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, **pipes, preexec_fn=listening) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
 
         def until_watching() -> str:

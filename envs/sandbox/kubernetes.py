@@ -162,7 +162,7 @@ class Kubernetes:
 class _Cluster:
     """The API of a cluster, in one namespace."""
 
-    def __init__(self, client: Any, streams: Any, api: Any, namespace: str, refused: type[Exception]) -> None:
+    def __init__(self, client: Any, streams: Any, api: Any, namespace: str, refused: Any) -> None:
         self._client, self._streams, self._api = client, streams, api
         self._namespace, self._refused = namespace, refused
 
@@ -196,7 +196,7 @@ class _Cluster:
             try:
                 await self._api.delete_namespaced_pod(name, self._namespace, grace_period_seconds=0)
             except self._refused as refused:
-                if refused.status != 404:  # type: ignore[attr-defined]
+                if refused.status != 404:
                     raise
 
     async def pods(self) -> list[tuple[str, str]]:
@@ -249,7 +249,7 @@ class _Cluster:
             try:
                 await networking.create_namespaced_network_policy(self._namespace, policy)
             except self._refused as refused:
-                if refused.status != 409:  # type: ignore[attr-defined]
+                if refused.status != 409:
                     raise
 
     @contextmanager
@@ -259,7 +259,7 @@ class _Cluster:
             try:
                 yield
             except self._refused as refused:
-                if refused.status in (400, 401, 403, 404, 422):  # type: ignore[attr-defined]
+                if refused.status in (400, 401, 403, 404, 422):
                     raise ConfigError(f"{doing}: {refused}") from refused
                 raise
 

@@ -176,7 +176,7 @@ def _choices(verb: str) -> list[str]:
         lines.append(f"  {group}=")
         for option in conf.options(group):
             mark = "*" if option == default else " "
-            lines.append(f"   {mark} {option:<14}{conf.headline(group, option)}")
+            lines.append(f"   {mark} {option:<13} {conf.headline(group, option)}")
         if group in OTHERS:
             lines.append(f"     …             {OTHERS[group]}")
     return [*lines, "  (* is chosen if you say nothing)"]

@@ -21,7 +21,7 @@ def test_every_choice_is_listed_with_its_headline(verb: str) -> None:
     for group in defaults(verb):
         assert f"\n  {group}=\n" in page
         for option in conf.options(group):
-            assert f"{option:<14}{conf.headline(group, option)}\n" in page
+            assert f"{option:<13} {conf.headline(group, option)}\n" in page
     assert max(map(len, page.splitlines())) <= 120
 
 

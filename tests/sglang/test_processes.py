@@ -67,7 +67,8 @@ async def test_a_fleet_tells_what_is_paused_from_what_hangs_and_replaces_what_is
     fleet = Fleet([server], report=told.append, on_restart=on_restart)
     await fleet.start()
     try:
-        assert any("Load weight" in text for text in told), told
+        assert any(text.startswith("server 0, ") for text in told), told  # of its log, while one waits
+        assert any(text.startswith("server 0 is ready after ") for text in told), told
         await post(url, "/pause_generation", mode="in_place")
         assert await status(url + ALIVE) == 200
         await post(url, "/continue_generation")

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from envs import (
     Environment,
@@ -25,6 +27,8 @@ from envs import (
     rescore,
 )
 from envs.record import read
+from envs.validation import validate
+from rl.cli.env_validate import check_all
 from rl.cli.main import main
 
 
@@ -69,6 +73,8 @@ def test_what_is_begun_validates_and_passes_its_tests(capsys: pytest.CaptureFixt
     [
         (["init", "Mine!"], "'Mine!' cannot be the name of an environment"),
         (["init"], "no folder named; expected rl env init FOLDER"),
+        (["validate", "--all", "wordle"], "--all goes with no name"),
+        (["validate"], "no environment named"),
         (["validate", "wordel"], "unknown environment 'wordel'; did you mean 'wordle'"),
         (["validate", "wordle", "gueses=1"], "environment 'wordle' has no argument 'gueses'"),
         (["replya"], "unknown command of rl env 'replya'; did you mean 'replay'"),
@@ -209,3 +215,12 @@ async def test_state_that_is_not_saved_comes_from_the_harness_again() -> None:
     for trajectory in await rescore(changed, before.trajectories):
         assert trajectory.reward is None and trajectory.failure is not None
         assert "turn 2 asks something else than was recorded" in trajectory.failure.message
+
+
+def test_one_environment_that_cannot_be_loaded_does_not_hide_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    check = partial(validate, tasks=2)
+    assert check_all(["nim", "nym", "warehouse"], check, Console()) == 1
+    told = capsys.readouterr().out
+    assert "nim: 9 of 9 checks passed" in told and "unknown environment 'nym'" in told
+    assert told.rstrip().endswith("2 of 3 environments pass: not nym")
+    assert check_all(["warehouse"], check, Console()) == 0

@@ -1,10 +1,13 @@
 """Questions, tools and rewards of `wiki_search`, through what its users call."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import json
+import os
 import sqlite3
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,6 +190,24 @@ async def test_searching_is_safe_from_many_threads_and_writes_nothing(environmen
     assert index.path.read_bytes() == before
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         index._rows("delete from sections")
+
+
+async def test_the_same_tools_are_an_mcp_server(environment: Environment) -> None:
+    pytest.importorskip("mcp", reason="the tools of MCP servers need the extra `mcp`")
+    from envs import MCPTools, tool_use
+
+    folder = str(Path(__file__).parents[1])
+    command = [sys.executable, "-m", "wiki_search.server", "--results", "5"]
+    served = MCPTools(command, env={"PYTHONPATH": os.pathsep.join([folder, *sys.path])})
+    over_mcp = dataclasses.replace(environment, harness=tool_use([served], max_turns=8))
+    task = asked(environment, kind="default")
+    replies = [message for message in environment.demonstration(task) if message["role"] == "assistant"]
+    replies[-1:] = [tool_call("view_sections", '{"page": "textwrap.rap"}'), replies[-1]]  # what fails is told alike
+    here, there = await say(environment, task, *replies), await say(over_mcp, task, *replies)
+    await served.close()
+    assert here.reward == there.reward == 1.0 and len(results(here)) >= 4
+    assert results(there)[:-1] == results(here)[:-1]
+    assert "there is no page 'textwrap.rap'. Close to it:" in results(there)[-1]
 
 
 # A folder of one's own

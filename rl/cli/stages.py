@@ -1,7 +1,7 @@
 """The stages of an experiment, each able to go on where a killed run stopped."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.clients.base import Client
+from envs.concurrency import together
 from envs.environment import Environment
 from envs.evaluation import Evaluation
 from envs.seeds import derive_seed
@@ -28,6 +29,7 @@ from rl.parallel.mesh import replicated
 from rl.progress import Progress
 from rl.rollout.client import EngineClient
 from rl.rollout.collect import Collector
+from rl.rollout.demonstration import demonstration
 from rl.rollout.held_out import held_out
 from rl.rollout.pairs import Pair, pair_segments
 from rl.rollout.schedule import Schedule
@@ -40,7 +42,7 @@ from rl.trainer.loop import reinforce
 from rl.trainer.minibatches import make_updates
 from rl.trainer.optimizer import Optimizer
 from rl.trainer.reference import Look, make_look, make_with_reference
-from rl.trainer.sft import demonstrated, supervise
+from rl.trainer.sft import supervise
 from rl.trainer.state import TrainState, init_state, parameter_count
 from rl.trainer.step import make_apply
 from rl.trainer.update import make_score
@@ -78,7 +80,7 @@ class Stages:
             first = join(jax.tree.map(jnp.copy, trained), frozen)
             reference = make_with_reference(self._score, first, self.pack.rows_per_microbatch, 1.0)
 
-        def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
+        async def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
             chosen = schedule.tasks(step)
             packed = self._packed(pair_segments(chosen), min_rows=2 * batch)
             return packed if reference is None else reference(packed), (pair.id for pair in chosen)
@@ -92,13 +94,14 @@ class Stages:
     ) -> Params:
         """Learns from the environment's demonstrations; returns the weights."""
         tasks = self.environment.tasks.split("train").head(demonstrations)
-        schedule = Schedule(tasks, batch, derive_seed(self.seed, "warm_start"))
+        seed = derive_seed(self.seed, "warm_start")
+        schedule = Schedule(tasks, batch, seed)
 
-        def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
+        async def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
             chosen = schedule.tasks(step)
             # Every pass over the tasks asks another demonstrator: nobody's mistakes can be learnt by heart.
-            sample = schedule.epoch(step)
-            shown = [demonstrated(t, self.environment.demonstration(t, sample), self.policy.renderer) for t in chosen]
+            played = partial(demonstration, sample=schedule.epoch(step), seed=seed)
+            shown = await together(played(self.environment, task, self.policy.renderer) for task in chosen)
             parts = [part for trajectory in shown for part in segments(trajectory, 0.0)]
             return self._packed(parts, min_rows=batch), (task.id for task in chosen)
 
@@ -116,7 +119,7 @@ class Stages:
         algorithm: Algorithm,
         optimizer: Optimizer,
         steps: int,
-        batch_of: Callable[[int], tuple[Batch, Iterable[str]]],
+        batch_of: Callable[[int], Awaitable[tuple[Batch, Iterable[str]]]],
     ) -> Params:
         """Makes the updates of a stage whose tokens are given; returns the weights."""
         rows = self.pack.rows_per_microbatch

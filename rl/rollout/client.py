@@ -3,16 +3,25 @@
 import math
 import secrets
 from collections.abc import Sequence
+from typing import Protocol
 
 from envs.render import Renderer
 from envs.types import Completion, FinishReason, Message, Sampling, ToolSchema, Turn
-from rl.inference.engine import Engine, EngineError, Generation, TokenSampling
+from rl.inference.engine import EngineError, Generation, TokenSampling
+
+
+class Generator(Protocol):
+    """What the client needs of an `Engine`."""
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: TokenSampling, *, request_id: str | None = None
+    ) -> Generation: ...
 
 
 class EngineClient:
     """Renders messages to tokens, samples from `engine`, and keeps the exact tokens from turn to turn."""
 
-    def __init__(self, engine: Engine, renderer: Renderer) -> None:
+    def __init__(self, engine: Generator, renderer: Renderer) -> None:
         self._engine = engine
         self._renderer = renderer
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from envs.render import Renderer
 from envs.types import Completion, Message, Task, Trajectory, Turn
@@ -13,7 +13,9 @@ from rl.types import Batch
 
 
 def demonstrated(task: Task, shown: Sequence[Message], renderer: Renderer) -> Trajectory:
-    """A demonstration as the trajectory a model would have left by saying just that: tokens, turns, no rewards.
+    """A conversation as the trajectory a model would have left by saying just that: tokens, turns, no rewards.
+
+    No harness is asked: for a file of conversations. What an environment's expert does, `rollout.demonstration` plays.
 
     Args:
         shown: messages an expert adds to the task's prompt; its assistant messages are what is learned.
@@ -42,7 +44,7 @@ async def supervise(
     state: TrainState,
     *,
     steps: int,
-    batch_of: Callable[[int], tuple[Batch, Iterable[str]]],
+    batch_of: Callable[[int], Awaitable[tuple[Batch, Iterable[str]]]],
     apply: Apply,
     checkpoints: Checkpoints,
     on_step: Callable[[int, dict[str, float]], None],
@@ -63,7 +65,7 @@ async def supervise(
     try:
         for step in range(int(state.step), steps):
             started = time.perf_counter()
-            batch, tasks = batch_of(step)
+            batch, tasks = await batch_of(step)
             state, metrics = apply(state, batch)
             check_finite(step + 1, metrics, tasks)
             seconds = time.perf_counter() - started

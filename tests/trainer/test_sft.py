@@ -50,7 +50,7 @@ async def test_demonstrations_become_likelier_and_training_goes_on_where_it_stop
     asked: list[int] = []
     losses: list[float] = []
 
-    def batch_of(step: int) -> tuple[Batch, list[str]]:
+    async def batch_of(step: int) -> tuple[Batch, list[str]]:
         asked.append(step)
         return batch, ["a"]
 

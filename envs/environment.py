@@ -52,6 +52,21 @@ class Environment:
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigError(f"Environment(timeout={self.timeout!r}); expected a positive number of seconds or None")
 
+    def training_tasks(self, split: str = "train") -> Taskset:
+        """The tasks of a split, to be trained on.
+
+        Raises:
+            ConfigError: if they are for evaluation only, or there is no such split.
+        """
+        reserved, splits = self.tasks.reserved, self.tasks.splits
+        if split in reserved or (split not in splits and reserved == set(splits)):
+            kept = split if split in reserved else "', '".join(splits)
+            raise ConfigError(
+                f"environment '{self.name}' has no tasks to train on: its split '{kept}' is for evaluation only; "
+                "use it with `rl eval`, and train in another environment, or in this one with other arguments (env.…)"
+            )
+        return self.tasks.split(split)
+
     def demonstration(self, task: Task, sample: int = 0) -> tuple[Message, ...]:
         """What an expert would add to the task's prompt: at least one assistant message.
 

@@ -42,6 +42,7 @@ class Taskset(Sequence[Task]):
         self._sources: Splits | None = None
         self._built: dict[str, tuple[Task, ...]] = {}
         self._homes: dict[str, str] = {}  # task id -> split, to find ids that occur in two
+        self._reserved: frozenset[str] = frozenset()
 
     @classmethod
     def from_function(cls, fn: Callable[[str], Iterable[Task]], splits: Sequence[str] = ("train", "eval")) -> Taskset:
@@ -199,6 +200,24 @@ class Taskset(Sequence[Task]):
         """The tasks for which `predicate` holds."""
         return self._derive(None, lambda tasks: [task for task in tasks if predicate(task)], "select() kept none: ")
 
+    def evaluation_only(self, *splits: str) -> Taskset:
+        """The same tasks, of which those of `splits` refuse to be trained on, here and in all that is made of it."""
+        same = self._derive(None, lambda tasks: tasks, "")
+        same._reserved |= set(splits)
+        return same
+
+    @property
+    def reserved(self) -> frozenset[str]:
+        """The splits that are for evaluation only.
+
+        Raises:
+            ConfigError: if `evaluation_only` named a split that there is not.
+        """
+        for name in sorted(self._reserved):
+            if name not in self.splits:
+                raise unknown_name("split", name, self.splits, "evaluation_only(…) names splits of the taskset")
+        return self._reserved
+
     def __len__(self) -> int:
         return sum(len(self._tasks(name)) for name in self.splits)
 
@@ -262,8 +281,11 @@ class Taskset(Sequence[Task]):
             return build
 
         if names is None and self._sources is None and callable(self._source):
-            return Taskset(lambda: {name: source(name) for name in self.splits})
-        return Taskset({name: source(name) for name in (names or self.splits)})
+            derived = Taskset(lambda: {name: source(name) for name in self.splits})
+        else:
+            derived = Taskset({name: source(name) for name in (names or self.splits)})
+        derived._reserved = self._reserved if names is None else self._reserved & set(names)
+        return derived
 
 
 def check(tasks: Sequence[Task], split: str, homes: dict[str, str]) -> None:

@@ -68,7 +68,8 @@ def describe(info: EnvironmentInfo, environment: Environment, console: Console) 
     console.print("\n[bold]arguments[/bold]  (on the command line: env.NAME=VALUE)", arguments(info))
     console.print("\n[bold]tasks[/bold]")
     for split in environment.tasks.splits:
-        console.print(f"  {split}: {len(environment.tasks.split(split)):,}")
+        note = ", for evaluation only" if split in environment.tasks.reserved else ""
+        console.print(f"  {split}: {len(environment.tasks.split(split)):,}{note}")
     console.print("\n[bold]rewards[/bold]  (weight 0: observed only)")
     for name, weight in environment.rubric.weights.items():
         console.print(f"  {weight:g} × {escape(name)}")

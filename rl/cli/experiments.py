@@ -48,6 +48,7 @@ def train(config: TrainConfig, composed: str) -> Path:
     """
     inference = engine_config(config.inference)
     environment = make_environment(config.env)
+    environment.training_tasks()  # refuses what is for evaluation only, before anything is made
     algorithm = make_algorithm(config.algorithm)
     policy = make_policy(config.model, config.hardware, config.seed)
     optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
@@ -113,6 +114,8 @@ def sft(config: SftConfig, composed: str) -> Path:
         The run directory; `rl train model.checkpoint=DIRECTORY` begins from its weights.
     """
     environment = make_environment(config.env)
+    if config.pairs is None:
+        environment.training_tasks()  # refuses what is for evaluation only, before anything is made
     policy = make_policy(config.model, config.hardware, config.seed)
     optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
     if bool(config.preference) != (config.pairs is not None):

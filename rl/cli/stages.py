@@ -93,7 +93,7 @@ class Stages:
         self, params: Params, optimizer: Optimizer, steps: int, batch: int, demonstrations: int
     ) -> Params:
         """Learns from the environment's demonstrations; returns the weights."""
-        tasks = self.environment.tasks.split("train").head(demonstrations)
+        tasks = self.environment.training_tasks().head(demonstrations)
         seed = derive_seed(self.seed, "warm_start")
         schedule = Schedule(tasks, batch, seed)
 
@@ -179,7 +179,7 @@ class Stages:
 
         The reference that an algorithm may need is `teacher`, or without one the policy in its first state.
         """
-        schedule = Schedule(self.environment.tasks.split("train"), prompts, derive_seed(self.seed, "train"))
+        schedule = Schedule(self.environment.training_tasks(), prompts, derive_seed(self.seed, "train"))
         client = EngineClient(engine, self.policy.renderer)
         greedy = "greedy" in algorithm.asks
         collector = Collector(self.environment, client, group_size, sampling, deadline=step_timeout, greedy=greedy)

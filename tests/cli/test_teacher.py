@@ -1,4 +1,4 @@
-"""Learning from others: a teacher, and pairs of answers."""
+"""Learning from others: a teacher, and pairs of answers; and what is not to be learnt from."""
 
 import json
 import math
@@ -32,3 +32,25 @@ def test_a_student_learns_from_another_run_and_from_pairs(
     first, second = map(json.loads, (tmp_path / "preferring" / "metrics.jsonl").read_text().splitlines())
     assert first["loss"] == pytest.approx(math.log(2), rel=1e-5), "the policy is its own reference at first"
     assert second["loss"] < first["loss"] and second["pairs/margin"] > 0
+
+
+KEPT = """\
+from envs import Environment, Rubric, Task, Taskset, single_turn
+
+def load_environment() -> Environment:
+    tasks = Taskset.from_function(lambda split: [Task.ask(split, "?", "!")]).evaluation_only("train")
+    return Environment(tasks, single_turn(), Rubric({}), demonstrate=lambda task, sample: "!")
+"""
+
+
+@pytest.mark.parametrize("verb", ["train", "sft"])
+def test_what_is_for_evaluation_only_is_refused_before_a_run_begins(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("kept").mkdir()
+    Path("kept/kept.py").write_text(KEPT)
+    assert main([verb, "env=./kept"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: environment 'kept' has no tasks to train on: its split 'train' is for evaluation")
+    assert not Path("runs").exists()

@@ -36,3 +36,15 @@ def test_an_expert_shows_messages_or_a_text(sums: Environment) -> None:
     silent = replace(sums, demonstrate=lambda task, sample: [{"role": "user", "content": "!"}])
     with pytest.raises(ConfigError, match=r"demonstrate\('train-3', 0\) has no assistant message"):
         silent.demonstration(task)
+
+
+def test_what_is_for_evaluation_only_refuses_to_be_trained_on(sums: Environment) -> None:
+    assert list(sums.training_tasks()) == list(sums.tasks.split("train"))
+    reserved = replace(sums, tasks=sums.tasks.evaluation_only("train"))
+    with pytest.raises(ConfigError, match=r"'sums' has no tasks to train on: its split 'train' is for evaluation only"):
+        reserved.training_tasks()
+    alone = replace(sums, tasks=sums.tasks.split("eval").evaluation_only("eval"))
+    with pytest.raises(ConfigError, match=r"its split 'eval' is for evaluation only; use it with `rl eval`"):
+        alone.training_tasks()
+    with pytest.raises(ConfigError, match=r"unknown split 'train'; known: eval"):
+        replace(sums, tasks=sums.tasks.split("eval")).training_tasks()

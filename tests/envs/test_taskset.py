@@ -108,3 +108,28 @@ def test_an_unknown_split_and_an_empty_head_are_refused_at_once() -> None:
         taskset.split("evla")
     with pytest.raises(ConfigError, match=r"head\(0\): expected at least 1 task"):
         taskset.head(0)
+
+
+def test_what_is_for_evaluation_only_stays_so_in_all_that_is_made_of_it() -> None:
+    taskset = Taskset({"train": tasks("a", "b"), "eval": tasks("c"), "hard": tasks("d")}).evaluation_only(
+        "hard", "eval"
+    )
+    assert Taskset({"train": tasks("a")}).reserved == frozenset()
+    assert ids(taskset) == ["a", "b", "c", "d"]
+    made = taskset.shuffle(0).select(lambda task: True).head(1)
+    assert taskset.reserved == made.reserved == {"eval", "hard"}
+    assert made.split("hard").reserved == {"hard"} and made.split("train").reserved == frozenset()
+    assert made.evaluation_only("train").reserved == {"train", "eval", "hard"}
+
+
+def test_a_split_that_is_not_there_cannot_be_for_evaluation_only() -> None:
+    read: list[str] = []
+
+    def splits() -> dict[str, list[Task]]:
+        read.append("file")
+        return {"train": tasks("a"), "eval": tasks("b")}
+
+    taskset = Taskset(splits).evaluation_only("evla")
+    assert read == []
+    with pytest.raises(ConfigError, match=r"unknown split 'evla'; did you mean 'eval'\?"):
+        _ = taskset.reserved

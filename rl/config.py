@@ -35,6 +35,7 @@ class ModelConfig:
     ffn: int | None = None
     context: int | None = None  # None: all that the source has
     rope_theta: float | None = None
+    vocabulary: int | None = None  # tokens, learned from the environment's demonstrations; None: bytes
     options: dict[str, Any] = field(default_factory=dict)  # other keys of config.json (num_experts, rope_scaling …)
     renderer: dict[str, Any] = field(default_factory=dict)  # how `source` speaks, where it is not found out by itself:
     # name, retention, template, enable_thinking … (see envs.render.load_renderer)

@@ -19,11 +19,12 @@ class ByteRenderer:
     earlier model is left out.
     """
 
-    vocab_size = 264  # a multiple of 8; the last three are reserved
+    vocab_size: int = 264  # a multiple of 8; the last three are reserved
     stop_ids = (_END,)
+    merges: tuple[tuple[str, str], ...] = ()  # pieces of text that are tokens of their own (`SubwordRenderer`)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
-        ids = [token for message in describe_tools(messages, tools) for token in _message(message)]
+        ids = [token for message in describe_tools(messages, tools) for token in self._message(message)]
         return [*ids, _role("assistant")]
 
     def extend(
@@ -36,10 +37,10 @@ class ByteRenderer:
         ids = [*prompt_ids, *completion_ids]
         # A completion that ran out of tokens did not write its own end.
         closed = ids if ids[-1] == _END else [*ids, _END]
-        return [*closed, *(token for message in messages for token in _message(message)), _role("assistant")]
+        return [*closed, *(token for message in messages for token in self._message(message)), _role("assistant")]
 
     def answer(self, message: Message) -> list[int]:
-        return _message(message)[1:]
+        return self._message(message)[1:]
 
     def parse(self, ids: Sequence[int], *, prompt_ids: Sequence[int] = (), tools: Sequence[ToolSchema] = ()) -> Message:
         content, calls = read_calls(self.text(ids[:-1] if ids and ids[-1] == _END else ids))
@@ -48,21 +49,33 @@ class ByteRenderer:
         return {"role": "assistant", "content": content, "tool_calls": calls}
 
     def text(self, ids: Sequence[int]) -> str:
-        return b"".join(_spell(token) for token in ids).decode("utf-8", errors="replace")
+        return b"".join(self._spell(token) for token in ids).decode("utf-8", errors="replace")
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, with nothing around them."""
+        return list(text.encode("utf-8", "surrogatepass"))
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """What each message of a conversation says."""
+        pieces: list[list[int]] = [[]]
+        for token in ids:
+            if _END <= token < ByteRenderer.vocab_size:
+                pieces.append([])
+            else:
+                pieces[-1].append(token)
+        return [self.text(piece) for piece in pieces if piece]
+
+    def _message(self, message: Message) -> list[int]:
+        text = (message["content"] or "") + spell_calls(message.get("tool_calls", ()))
+        return [_role(message["role"]), *self.encode(text), _END]
+
+    def _spell(self, token: int) -> bytes:
+        if token < _END:
+            return bytes((token,))
+        names = ("end", *_ROLES)
+        index = token - _END
+        return f"<|{names[index] if index < len(names) else token}|>".encode()
 
 
 def _role(role: str) -> int:
     return _FIRST_ROLE + _ROLES.index(role)
-
-
-def _message(message: Message) -> list[int]:
-    text = (message["content"] or "") + spell_calls(message.get("tool_calls", ()))
-    return [_role(message["role"]), *text.encode("utf-8", "surrogatepass"), _END]
-
-
-def _spell(token: int) -> bytes:
-    if token < _END:
-        return bytes((token,))
-    names = ("end", *_ROLES)
-    index = token - _END
-    return f"<|{names[index] if index < len(names) else token}|>".encode()

@@ -1,5 +1,6 @@
 """From a config to values: the environment, the model, the algorithm. Below here nothing knows a config object."""
 
+import asyncio
 import importlib
 import inspect
 import os
@@ -15,7 +16,8 @@ from envs.clients.base import Client
 from envs.clients.openai import OpenAIClient
 from envs.environment import Environment
 from envs.errors import ConfigError, unknown_name
-from envs.render import Renderer
+from envs.render import ByteRenderer, Renderer
+from envs.render.subword import SubwordRenderer, learn_vocabulary
 from envs.resolve import load_environment
 from envs.signature import bind
 from rl.algorithms import ALGORITHMS, Algorithm
@@ -37,6 +39,7 @@ from rl.models.matrices import matrices
 from rl.parallel.mesh import Rules, batch_constraint, make_mesh, parameter_shardings
 from rl.parallel.platform import use_platform
 from rl.rollout.client import EngineClient
+from rl.rollout.demonstration import demonstrated_texts
 from rl.rollout.select import Selection, selection
 from rl.trainer.optimizer import SCHEDULES, Optimizer, scheduled
 from rl.trainer.rules import RULES
@@ -82,6 +85,12 @@ def make_teacher(name: str | None, policy: Policy, hardware: HardwareConfig) -> 
         raise ConfigError(
             f"the teacher {name} has {theirs} tokens, the policy {ours}; tokens are what it is asked about: take one "
             "with the same tokenizer"
+        )
+    pieces, others = (p.renderer.merges if isinstance(p.renderer, ByteRenderer) else () for p in (policy, teacher))
+    if pieces != others:
+        raise ConfigError(
+            f"the teacher {name} learned another vocabulary than the policy; let both begin from one run of "
+            f"`rl sft model.vocabulary={ours}`, with model.checkpoint=RUN"
         )
     return teacher
 
@@ -162,10 +171,20 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> Optimiz
         return scheduled(RULES[config.name](**checked), **shared, steps=steps)
 
 
-def make_policy(config: ModelConfig, hardware: HardwareConfig, seed: int) -> Policy:
+def make_vocabulary(config: ModelConfig, environment: Environment) -> SubwordRenderer | None:
+    """The vocabulary of weights that begin anew, where the config asks for one: learned from demonstrations."""
+    if config.vocabulary is None or config.checkpoint is not None or config.source is not None:
+        return None
+    with as_config_error("model.vocabulary"):
+        return learn_vocabulary(asyncio.run(demonstrated_texts(environment)), config.vocabulary)
+
+
+def make_policy(
+    config: ModelConfig, hardware: HardwareConfig, seed: int, vocabulary: SubwordRenderer | None = None
+) -> Policy:
     """The model with fresh weights, those of a checkpoint, or those of the run that `model.checkpoint` names."""
     use_platform(hardware.platform, hardware.mesh)
-    origin = open_model(config)
+    origin = open_model(config, vocabulary)
     model = origin.family.build(replace(origin.shape, compute_dtype=hardware.compute_dtype))
     mesh = make_mesh(hardware.mesh)
     rules: Rules = hardware.rules

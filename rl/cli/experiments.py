@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from envs.environment import Environment
 from envs.errors import ConfigError, UpswingError
 from envs.evaluation import Evaluation, paired_gain
 from envs.price import Price
+from envs.render.subword import SubwordRenderer, keep_vocabulary
 from envs.types import Sampling
 from rl.cli.build import (
+    Policy,
     make_algorithm,
     make_environment,
     make_optimizer,
@@ -23,6 +26,7 @@ from rl.cli.build import (
     make_preference,
     make_selection,
     make_teacher,
+    make_vocabulary,
     open_client,
 )
 from rl.cli.engine import engine_config, open_engine
@@ -50,7 +54,7 @@ def train(config: TrainConfig, composed: str) -> Path:
     environment = make_environment(config.env)
     environment.training_tasks()  # refuses what is for evaluation only, before anything is made
     algorithm = make_algorithm(config.algorithm)
-    policy = make_policy(config.model, config.hardware, config.seed)
+    policy = _policy(config, environment)
     optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
     _check_sampling(config)
     selection = make_selection(config.selection)
@@ -61,7 +65,7 @@ def train(config: TrainConfig, composed: str) -> Path:
             "with teacher=runs/NAME, or a folder as for model.source"
         )
     name = f"{environment.name}-{config.algorithm['name']}-seed{config.seed}-{_now()}"
-    run = _open(config.run_dir, name, composed, config.resume)
+    run = _open(config.run_dir, name, composed, config.resume, policy)
     title = f"{environment.name} · {config.algorithm['name']} · seed {config.seed}"
 
     async def stages(progress: Progress) -> None:
@@ -116,7 +120,7 @@ def sft(config: SftConfig, composed: str) -> Path:
     environment = make_environment(config.env)
     if config.pairs is None:
         environment.training_tasks()  # refuses what is for evaluation only, before anything is made
-    policy = make_policy(config.model, config.hardware, config.seed)
+    policy = _policy(config, environment)
     optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
     if bool(config.preference) != (config.pairs is not None):
         raise ConfigError(
@@ -125,7 +129,7 @@ def sft(config: SftConfig, composed: str) -> Path:
         )
     algorithm = make_preference(config.preference) if config.preference else None
     pairs = [] if config.pairs is None else read_pairs(Path(config.pairs), policy.renderer)
-    run = _open(config.run_dir, f"{environment.name}-sft-seed{config.seed}-{_now()}", composed, config.resume)
+    run = _open(config.run_dir, f"{environment.name}-sft-seed{config.seed}-{_now()}", composed, config.resume, policy)
 
     async def stages(progress: Progress) -> None:
         stage = Stages(run, environment, policy, progress, config.checkpoint, config.pack, config.seed)
@@ -296,8 +300,17 @@ def _show(run: RunDir) -> None:
     console.print(f"run:    {run.path}\nreport: {paths.html}\ncurve:  {paths.png}", soft_wrap=True, highlight=False)
 
 
-def _open(run_dir: str | None, name: str, composed: str, resume: bool) -> RunDir:
-    return RunDir.open(None if run_dir is None else Path(run_dir), name, composed, resume=resume)
+def _policy(config: TrainConfig | SftConfig, environment: Environment) -> Policy:
+    vocabulary = make_vocabulary(config.model, environment)
+    return make_policy(config.model, config.hardware, config.seed, vocabulary)
+
+
+def _open(run_dir: str | None, name: str, composed: str, resume: bool, policy: Policy | None = None) -> RunDir:
+    """The run's directory, with the vocabulary of its weights."""
+    run = RunDir.open(None if run_dir is None else Path(run_dir), name, composed, resume=resume)
+    if policy is not None and isinstance(policy.renderer, SubwordRenderer):
+        keep_vocabulary(policy.renderer, run.path)
+    return run
 
 
 def _check_sampling(config: TrainConfig) -> None:

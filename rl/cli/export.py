@@ -175,6 +175,7 @@ def _write_config(folder: Path, origin: Origin, dtype: str) -> None:
 
 
 def _write_tokenizer(folder: Path, origin: Origin) -> None:
+    from envs.render import ByteRenderer
     from envs.render.byte_tokenizer import byte_tokenizer
     from envs.tokenizer import load_tokenizer
     from rl.weights.save import copy_beside
@@ -182,5 +183,8 @@ def _write_tokenizer(folder: Path, origin: Origin) -> None:
 
     if origin.directory is not None:
         copy_beside(origin.directory.path, folder)
+    elif origin.source is not None:
+        save_tokenizer(folder, load_tokenizer(origin.source.path))
     else:
-        save_tokenizer(folder, byte_tokenizer() if origin.source is None else load_tokenizer(origin.source.path))
+        assert isinstance(origin.renderer, ByteRenderer)  # the format of weights of our own
+        save_tokenizer(folder, byte_tokenizer(origin.renderer.merges))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from envs.errors import ConfigError, unknown_name
 from envs.render import ByteRenderer, Renderer, load_renderer
+from envs.render.subword import FILE, SubwordRenderer, read_vocabulary
 from rl.cli.adapter import model_settings
 from rl.config import ModelConfig
 from rl.models import FAMILIES
@@ -56,23 +57,26 @@ class Origin(NamedTuple):
         return source if isinstance(source, SafetensorsDirectory) else None
 
 
-def open_model(config: ModelConfig) -> Origin:
+def open_model(config: ModelConfig, vocabulary: SubwordRenderer | None = None) -> Origin:
     """Finds the checkpoint or works out the shape; no weights are read or drawn yet.
+
+    Args:
+        vocabulary: that of weights which begin anew, where `config.vocabulary` asks for one.
 
     Raises:
         ConfigError: when sizes do not fit, or the source cannot be used.
     """
     if config.dtype not in DTYPES:
         raise unknown_name("model.dtype", config.dtype, DTYPES)
-    return _fresh(config) if config.source is None else _from_source(config, config.source)
+    return _fresh(config, vocabulary) if config.source is None else _from_source(config, config.source)
 
 
-def _fresh(config: ModelConfig) -> Origin:
+def _fresh(config: ModelConfig, vocabulary: SubwordRenderer | None) -> Origin:
     if config.renderer:
         raise ConfigError(
-            f"model.renderer is {config.renderer}, but fresh weights speak in bytes; it needs model.source"
+            f"model.renderer is {config.renderer}, but fresh weights have a format of their own; it needs model.source"
         )
-    renderer = ByteRenderer()
+    renderer = vocabulary or _own_renderer(config)
     name = config.name or "none"
     if name not in FAMILIES:
         raise unknown_name("model.name", name, FAMILIES, "or name a checkpoint with model.source")
@@ -85,8 +89,26 @@ def _fresh(config: ModelConfig) -> Origin:
         return Origin(family, family.read_config(settings), renderer, None, settings)
 
 
+def _own_renderer(config: ModelConfig) -> ByteRenderer:
+    """How weights of our own speak: as the run they come from does, or in bytes."""
+    if config.checkpoint is not None and (Path(config.checkpoint) / FILE).is_file():
+        return read_vocabulary(Path(config.checkpoint))
+    if config.vocabulary is None:
+        return ByteRenderer()
+    raise ConfigError(
+        f"model.vocabulary is {config.vocabulary}, but "
+        + (
+            "rl train and rl sft learn it, and keep it with the weights: name a run"
+            if config.checkpoint is None
+            else f"{config.checkpoint} has no {FILE}: its weights speak in bytes; leave model.vocabulary out"
+        )
+    )
+
+
 def _from_source(config: ModelConfig, name: str) -> Origin:
-    if given := [key for key in (*SIZES, "name") if key != "context" and getattr(config, key) is not None]:
+    if given := [
+        key for key in (*SIZES, "name", "vocabulary") if key != "context" and getattr(config, key) is not None
+    ]:
         keys = ", ".join(f"model.{key}" for key in given)
         raise ConfigError(f"{keys} cannot be chosen for model.source={name}: its config.json says; leave them out")
     path = find_source(name)

@@ -115,7 +115,7 @@ def _encoder(policy: "Policy") -> Callable[[str], list[int]]:
     from envs.tokenizer import load_tokenizer
 
     if isinstance(policy.renderer, ByteRenderer):
-        return lambda text: list(text.encode("utf-8", "surrogatepass"))
+        return policy.renderer.encode
     assert policy.origin.source is not None  # only a checkpoint comes with another renderer
     return load_tokenizer(policy.origin.source.path).encode
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from envs.concurrency import together
 from envs.environment import Environment
 from envs.errors import UpswingError
-from envs.render import Renderer
+from envs.render import ByteRenderer, Renderer
 from envs.rollout import run_task
 from envs.types import Message, Sampling, Task, Trajectory
+from rl.data.pack import segments
 from rl.inference.engine import Generation, TokenSampling
 from rl.rollout.client import EngineClient
 
@@ -38,6 +40,20 @@ async def demonstration(
         )
     del trajectory.turns[len(said) :]
     return trajectory
+
+
+async def demonstrated_texts(environment: Environment, tasks: int = 1000) -> list[str]:
+    """What the demonstrations of the first tasks to train on say, descriptions of tools included; each message once."""
+    renderer, texts = ByteRenderer(), dict[str, None]()
+    chosen = list(environment.training_tasks().head(tasks))
+    for first in range(0, len(chosen), _AT_ONCE):
+        some = chosen[first : first + _AT_ONCE]
+        for shown in await together(demonstration(environment, task, renderer) for task in some):
+            texts |= dict.fromkeys(text for part in segments(shown) for text in renderer.texts(part.tokens))
+    return list(texts)
+
+
+_AT_ONCE = 32
 
 
 class _Recital:

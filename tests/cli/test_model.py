@@ -12,13 +12,15 @@ import pytest
 
 from envs.errors import ConfigError
 from envs.render import ByteRenderer
+from envs.render.subword import SubwordRenderer
+from envs.tokenizer import load_tokenizer
 from rl.checkpoint import Checkpoints
-from rl.cli.build import make_policy
+from rl.cli.build import make_policy, make_teacher
 from rl.cli.compose import compose
 from rl.cli.engine import affordable_slots
 from rl.cli.export import export
 from rl.cli.main import main
-from rl.cli.model import model_name, open_model
+from rl.cli.model import model_name, model_of_run, open_model
 from rl.config import HardwareConfig, LoraConfig, ModelConfig
 from rl.models.base import Params
 from rl.trainer.optimizer import adamw
@@ -104,7 +106,9 @@ def test_how_a_checkpoint_speaks_can_be_chosen(run: Path, tmp_path: Path) -> Non
     assert renderer.text(renderer.prompt([{"role": "user", "content": "Hi"}])) == "glad: Hi<|end|>"
     with pytest.raises(ConfigError, match="unknown retention 'al'"):
         open_model(replace(source, renderer={"retention": "al"}))
-    with pytest.raises(ConfigError, match=r"model\.renderer is .*, but fresh weights speak in bytes; it needs"):
+    with pytest.raises(
+        ConfigError, match=r"model\.renderer is .*, but fresh weights have a format of their own; it needs"
+    ):
         open_model(replace(SMALL, renderer={"name": "qwen3"}))
 
 
@@ -120,6 +124,42 @@ def test_how_a_checkpoint_speaks_can_be_chosen(run: Path, tmp_path: Path) -> Non
 def test_settings_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         open_model(replace(SMALL, **changes))
+
+
+def test_a_vocabulary_is_learned_and_stays_with_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shape = [f"model.{key}={value}" for key, value in asdict(SMALL).items() if isinstance(value, int)]
+    settings = ["sft", "env=reverse_text", "model.name=llama", *shape, "batch=4", "steps=1", "pack.row_length=64"]
+    assert main([*settings, "model.vocabulary=300", "run_dir=first"]) == 0
+    learned = open_model(model_of_run(Path("first")))
+    assert isinstance(learned.renderer, SubwordRenderer) and learned.shape.vocab_size == 300
+    assert main(["export", "first", "out"]) == 0
+    exported = load_tokenizer("out")
+    text = "not everything is one of 264 bytes"
+    assert exported.encode(text) == learned.renderer.encode(text)
+    assert exported.decode(learned.renderer.encode(text)) == text and len(learned.renderer.encode(text)) < len(text)
+    # What begins from its weights takes its vocabulary along, and keeps it.
+    assert main([*settings, "model.checkpoint=first", "run_dir=second"]) == 0
+    again = open_model(model_of_run(Path("second"))).renderer
+    assert isinstance(again, SubwordRenderer) and again.merges == learned.renderer.merges
+    hardware = HardwareConfig()
+    stranger = make_policy(SMALL, hardware, 0, SubwordRenderer((*learned.renderer.merges[:-1], ("z", "z"))))
+    with pytest.raises(ConfigError, match="the teacher first learned another vocabulary than the policy"):
+        make_teacher("first", stranger, hardware)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocabulary": 300}, "rl train and rl sft learn it, and keep it with the weights: name a run"),
+        ({"vocabulary": 300, "checkpoint": "run"}, "run has no vocabulary.json: its weights speak in bytes"),
+        ({"vocabulary": 300, "source": "x", "name": None}, "model.vocabulary cannot be chosen for model.source=x"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    small = SMALL if "source" not in changes else ModelConfig()
+    with pytest.raises(ConfigError, match=message):
+        open_model(replace(small, **changes))
 
 
 def test_every_model_that_comes_along_opens() -> None:

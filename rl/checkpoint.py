@@ -86,11 +86,24 @@ def load_params(run: Path, like: Params) -> Params:
     Raises:
         UpswingError: when there are none, or they have other shapes than the model.
     """
+    return _load(_newest(run), {"params": like}, partial=True)["params"]
+
+
+def load_critic(run: Path, like: Params) -> Params:
+    """The newest parameters of the critic of a run, or those of a reward model beside its weights.
+
+    Raises:
+        UpswingError: when there are none.
+    """
+    return _load(_newest(run), {"critic": {"params": like}}, partial=True)["critic"]["params"]
+
+
+def _newest(run: Path) -> Path:
+    """The newest checkpoint of a run's last stage."""
     for stage in ("train", "warm_start"):
         steps = Checkpoints(run / "checkpoints" / stage, every=1, keep=1).steps()
         if steps:
-            path = (run / "checkpoints" / stage / f"{steps[-1]:08d}").resolve()
-            return _load(path, {"params": like}, partial=True)["params"]
+            return (run / "checkpoints" / stage / f"{steps[-1]:08d}").resolve()
     raise UpswingError(f"{run} holds no checkpoint; expected the folder of a run of `rl train` or `rl sft`")
 
 

@@ -207,8 +207,11 @@ class SftConfig:
     """`rl sft`: supervised training on the environment's own demonstrations, or on pairs of answers."""
 
     env: dict[str, Any] = field(default_factory=dict)
-    preference: dict[str, Any] = field(default_factory=dict)  # dpo | ipo | kto | orpo | simpo, and its numbers
+    preference: dict[str, Any] = field(
+        default_factory=dict
+    )  # dpo | ipo | kto | orpo | simpo | bradley_terry, and its numbers
     pairs: str | None = None  # JSONL with prompt, chosen, rejected, or a run: best and worst of its groups
+    held_out: float = 0.1  # share of the prompts of pairs that are measured with, and not learned from
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
     hardware: HardwareConfig = field(default_factory=HardwareConfig)

@@ -67,12 +67,13 @@ class Critic(NamedTuple):
 
     Attributes:
         kind: a head on the policy's own layers, or a model of its own.
-        targets: `targets(outcomes) -> [P, G, T]`: what it should have said, on the host.
+        targets: `targets(outcomes) -> [P, G, T]`: what it should have said, on the host; None: nobody says, the loss
+            alone teaches it.
         rate: `rate(lr, hyper)`: its learning rate, from the policy's.
     """
 
     kind: Literal["shared", "separate"]
-    targets: Callable[[Outcomes], Float[np.ndarray, "P G T"]]
+    targets: Callable[[Outcomes], Float[np.ndarray, "P G T"]] | None
     rate: Callable[[jax.Array, Hyper], jax.Array]
 
 

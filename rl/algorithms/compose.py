@@ -308,6 +308,7 @@ def _loss(
             total = total + hyper["kl_weight"] * kl
             metrics["kl_reference"] = kl
         if regularisers.entropy:
+            assert scores.entropy is not None
             total = total - hyper["entropy_weight"] * jnp.where(batch.mask, scores.entropy, 0.0)
         return TokenLoss(total, metrics, {**policy.maxima, "mismatch/max": apart})
 

@@ -16,9 +16,10 @@ from jaxtyping import Array, Bool, Float
 
 from rl.algorithms import preference
 from rl.algorithms.aggregate import aggregation
-from rl.algorithms.base import Algorithm, Outcomes, TokenLoss
+from rl.algorithms.base import Algorithm, Critic, Outcomes, TokenLoss
 from rl.algorithms.compose import settings_of
 from rl.algorithms.preference import PerPair
+from rl.algorithms.token_credit import critic_rate
 from rl.ops.logprobs import TokenScores
 from rl.types import Batch, Hyper, Number
 
@@ -149,6 +150,21 @@ def kto_pair(
     return good + preference.kto(rejected, jnp.zeros_like(rejected), kl, **shared)
 
 
+def bradley_terry(*, margin: float = 0.0, critic_lr: float = 1.0) -> Algorithm:
+    """A reward model (Bradley and Terry 1952; arXiv:2203.02155): a head on the model's layers scores whole answers, and
+    the better one of a pair is to be scored higher.
+
+    It is told scores in place of log-probabilities (`rl.trainer.reward.make_reward_score`).
+
+    Args:
+        margin: by which the better answer shall lead.
+        critic_lr: the head's learning rate, in units of the model's.
+    """
+    scores = of_pairs(preference.bradley_terry, reference=False, per_token=False, margin=margin)
+    head = Critic("shared", None, lambda lr, hyper: critic_rate(lr, critic_lr=hyper["critic_lr"]))
+    return scores._replace(hyper={**scores.hyper, "critic_lr": critic_lr}, critic=head)
+
+
 def _named(
     name: str, loss: Callable[..., PerPair], *, reference: bool = True, per_token: bool = False
 ) -> Callable[..., Algorithm]:
@@ -174,6 +190,7 @@ PREFERENCES: Mapping[str, Callable[..., Algorithm]] = {
         _named("kto", kto_pair),
         _named("orpo", preference.orpo, reference=False, per_token=True),
         _named("simpo", preference.simpo, reference=False, per_token=True),
+        bradley_terry,
     )
 }
 """By the name in a config."""

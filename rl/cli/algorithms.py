@@ -159,10 +159,10 @@ def _document() -> Iterator[str]:
 def _preferences_section() -> Iterator[str]:
     yield from ("## Preferences: `rl sft preference=NAME pairs=…`", "")
     yield "Pairs are JSONL with `prompt`, `chosen`, `rejected`, or the best and worst rollouts of a run's groups; the"
-    yield from (
-        "reference is the model that training begins with. Metrics: `pairs/loss`, `pairs/margin`, `pairs/accuracy`.",
-        "",
-    )
+    yield "reference is the model that training begins with. Metrics: `pairs/loss`, `pairs/margin`, `pairs/accuracy`;"
+    yield "the same of `held_out=0.1` of the prompts, which are not learned from, are in summary.json. What"
+    yield "`bradley_terry` made is a reward function: `rl.cli.reward.load_reward_model(RUN)`, in a rubric or, in a file"
+    yield from ("`judge.py`, as `env.rubric.metrics=[judge.py:reward_model] env.rubric.weights.reward_model=1`.", "")
     yield from ("| preference | what it is | settings |", "|---|---|---|")
     for name, factory in PREFERENCES.items():
         settings = inspect.signature(factory).parameters.values()

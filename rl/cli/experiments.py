@@ -16,6 +16,7 @@ from envs.errors import ConfigError, UpswingError
 from envs.evaluation import Evaluation, paired_gain
 from envs.price import Price
 from envs.render.subword import SubwordRenderer, keep_vocabulary
+from envs.statistics import wilson
 from envs.types import Sampling
 from rl.cli.build import (
     Policy,
@@ -35,8 +36,9 @@ from rl.config import ClientConfig, EvalRunConfig, OptimizerConfig, SftConfig, T
 from rl.progress import Progress
 from rl.report import summary_table, write_report
 from rl.report.tables import evaluation_table, tokens_line
+from rl.report.text import count
 from rl.rollout.client import EngineClient
-from rl.rollout.pairs import read_pairs
+from rl.rollout.pairs import held_apart, read_pairs
 from rl.run_dir import RunDir
 
 
@@ -129,17 +131,29 @@ def sft(config: SftConfig, composed: str) -> Path:
         )
     algorithm = make_preference(config.preference) if config.preference else None
     pairs = [] if config.pairs is None else read_pairs(Path(config.pairs), policy.renderer)
+    learned, apart = held_apart(pairs, config.held_out, config.seed)
     run = _open(config.run_dir, f"{environment.name}-sft-seed{config.seed}-{_now()}", composed, config.resume, policy)
 
     async def stages(progress: Progress) -> None:
         stage = Stages(run, environment, policy, progress, config.checkpoint, config.pack, config.seed)
         if algorithm is not None:
-            await stage.prefer(policy.params, algorithm, optimizer, config.steps, config.batch, pairs)
+            found = await stage.prefer(policy.params, algorithm, optimizer, config.steps, config.batch, learned, apart)
+            if apart:
+                bounds = wilson(found["accuracy"], len(apart))
+                summary = {"held_out": {"pairs": len(apart), **found, "accuracy_ci95": bounds}}
+                run.summarise({**summary, "steps": config.steps, "seed": config.seed, "run_dir": str(run.path)})
         else:
             await stage.supervise(policy.params, optimizer, config.steps, config.batch, config.demonstrations)
 
     _recorded(run, f"{environment.name} · sft · seed {config.seed}", None, stages)
-    print(f"weights: {run.path}\nnext:    rl eval env={environment.name} run={run.path}")
+    if apart:
+        measured = run.summary()["held_out"]
+        low, high = measured["accuracy_ci95"]
+        print(f"held out: accuracy {measured['accuracy']:.3f} ({low:.3f} to {high:.3f}) of {count(len(apart), 'pair')}")
+    if algorithm is not None and algorithm.critic is not None:
+        print(f"weights: {run.path}\nnext:    rl.cli.reward.load_reward_model('{run.path}') is a reward function")
+    else:
+        print(f"weights: {run.path}\nnext:    rl eval env={environment.name} run={run.path}")
     return run.path
 
 

@@ -29,6 +29,7 @@ EXAMPLES = {
         rl sft env=reverse_text steps=300
         rl sft env=reverse_text env.clean_demonstrations=1.0 model.width=256 run_dir=runs/clean
         rl sft preference=dpo pairs=runs/NAME model.checkpoint=runs/NAME optimizer.lr=1e-5
+        rl sft preference=bradley_terry pairs=pairs.jsonl run_dir=runs/judge
         """,
     "eval": """\
         rl eval env=reverse_text run=runs/NAME
@@ -84,6 +85,7 @@ KNOBS = {  # key -> what it is, with its unit
     "sft": {
         "steps": "updates",
         "pairs": "with a preference: JSONL of prompt, chosen, rejected, or a run's folder",
+        "held_out": "share of the prompts of pairs that are measured with",
         "batch": "demonstrations, or pairs, per update",
         "demonstrations": "tasks demonstrated per pass",
         "optimizer.lr": "learning rate",

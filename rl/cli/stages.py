@@ -39,13 +39,14 @@ from rl.run_dir import RunDir
 from rl.trainer.credit import Groups, credit
 from rl.trainer.critic import CriticState, init_critic
 from rl.trainer.loop import reinforce
-from rl.trainer.minibatches import make_updates
+from rl.trainer.minibatches import make_measure, make_updates
 from rl.trainer.optimizer import Optimizer
 from rl.trainer.reference import Look, make_look, make_with_reference
+from rl.trainer.reward import make_reward_score
 from rl.trainer.sft import supervise
 from rl.trainer.state import TrainState, init_state, parameter_count
 from rl.trainer.step import make_apply
-from rl.trainer.update import make_score
+from rl.trainer.update import Score, make_score
 from rl.types import Batch
 
 
@@ -70,24 +71,48 @@ class Stages:
         self._compiled = CompileCounter()
 
     async def prefer(
-        self, params: Params, algorithm: Algorithm, optimizer: Optimizer, steps: int, batch: int, pairs: Sequence[Pair]
-    ) -> Params:
-        """Learns to prefer the better answers of pairs; returns the weights. The reference is `params`."""
+        self,
+        params: Params,
+        algorithm: Algorithm,
+        optimizer: Optimizer,
+        steps: int,
+        batch: int,
+        pairs: Sequence[Pair],
+        held_out: Sequence[Pair],
+    ) -> dict[str, float]:
+        """Learns to prefer the better answers of pairs. The reference is `params`; an algorithm with a critic makes
+        them a reward model.
+
+        Returns:
+            The means of what is observed over the pairs held out: `loss`, `margin`, `accuracy`; empty without any.
+        """
         schedule = Schedule(pairs, batch, derive_seed(self.seed, "pairs"))
         trained, frozen = split(params)
+        rows, judging = self.pack.rows_per_microbatch, algorithm.critic is not None
+        score = make_reward_score(self.policy.model, remat=self.policy.remat) if judging else self._score
         reference = None
         if algorithm.needs_reference:
             first = join(jax.tree.map(jnp.copy, trained), frozen)
-            reference = make_with_reference(self._score, first, self.pack.rows_per_microbatch, 1.0)
+            reference = make_with_reference(score, first, rows, 1.0)
+
+        def packed(chosen: Sequence[Pair]) -> Batch:
+            found = self._packed(pair_segments(chosen, last=judging), min_rows=2 * batch)
+            return found if reference is None else reference(found)
 
         async def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
             chosen = schedule.tasks(step)
-            packed = self._packed(pair_segments(chosen), min_rows=2 * batch)
-            return packed if reference is None else reference(packed), (pair.id for pair in chosen)
+            return packed(chosen), (pair.id for pair in chosen)
 
-        return await self._supervised(
-            "warm_start", "preferences", trained, frozen, algorithm, optimizer, steps, batch_of
+        state = await self._supervised(
+            "preferences", trained, frozen, algorithm, optimizer, steps, batch_of, score=score
         )
+        measure = make_measure(score, algorithm, rows, {**algorithm.hyper, "temperature": 1.0}, frozen)
+        sums: dict[str, float] = {}
+        for start in range(0, len(held_out), batch):
+            few = held_out[start : start + batch]
+            for name, value in measure(state, packed(few)).items():
+                sums[name] = sums.get(name, 0.0) + len(few) * value
+        return {name.removeprefix("pairs/"): total / len(held_out) for name, total in sums.items()}
 
     async def supervise(
         self, params: Params, optimizer: Optimizer, steps: int, batch: int, demonstrations: int
@@ -106,13 +131,11 @@ class Stages:
             return self._packed(parts, min_rows=batch), (task.id for task in chosen)
 
         trained, frozen = split(params)
-        return await self._supervised(
-            "warm_start", "warm start", trained, frozen, supervised(), optimizer, steps, batch_of
-        )
+        state = await self._supervised("warm start", trained, frozen, supervised(), optimizer, steps, batch_of)
+        return join(state.params, frozen)
 
     async def _supervised(
         self,
-        name: str,
         title: str,
         trained: Params,
         frozen: Params | None,
@@ -120,18 +143,19 @@ class Stages:
         optimizer: Optimizer,
         steps: int,
         batch_of: Callable[[int], Awaitable[tuple[Batch, Iterable[str]]]],
-    ) -> Params:
-        """Makes the updates of a stage whose tokens are given; returns the weights."""
-        rows = self.pack.rows_per_microbatch
-        update = make_updates(self._score, algorithm, optimizer, rows, self.policy.constrain)
-        state, checkpoints = self._begin(name, trained, optimizer)
+        score: Score | None = None,
+    ) -> TrainState:
+        """Makes the updates of a stage whose tokens are given; `score` is that of the policy unless it is another."""
+        name, rows = "warm_start", self.pack.rows_per_microbatch
+        update = make_updates(score or self._score, algorithm, optimizer, rows, self.policy.constrain)
+        state, checkpoints = self._begin(name, trained, optimizer, self._critic(algorithm, trained))
         stage = self.progress.stage(title, total=steps, unit="updates", start=int(state.step))
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
             self.run.log(name, step, metrics)
             stage.update(step, metrics)
 
-        state = await supervise(
+        return await supervise(
             state,
             steps=steps,
             batch_of=batch_of,
@@ -139,7 +163,6 @@ class Stages:
             checkpoints=checkpoints,
             on_step=on_step,
         )
-        return join(state.params, frozen)
 
     async def evaluate(self, name: str, client: Client, config: EvalConfig, max_tokens: int) -> Evaluation:
         """Runs the held-out tasks; the same seeds before and after."""
@@ -196,8 +219,7 @@ class Stages:
         elif algorithm.needs_reference:
             first = jax.tree.map(jnp.copy, trained)  # the update uses up what it is given
             reference = make_with_reference(self._score, join(first, frozen), rows, sampling.temperature)
-        width, place = self.policy.model.config.width, partial(replicated, self.policy.mesh)
-        critic = None if algorithm.critic is None else init_critic(algorithm.critic.kind, width, trained, place)
+        critic = self._critic(algorithm, trained)
         keys = () if algorithm.keep is None else (self.environment.name,)
         state, checkpoints = self._begin("train", trained, optimizer, critic, keys)
         look = self._look(algorithm, sampling.temperature, frozen)
@@ -247,6 +269,11 @@ class Stages:
             lockstep=lockstep,
             mismatch_limit=mismatch_limit,
         )
+
+    def _critic(self, algorithm: Algorithm, trained: Params) -> CriticState | None:
+        """The critic that an algorithm begins with, if it has one."""
+        width, place = self.policy.model.config.width, partial(replicated, self.policy.mesh)
+        return None if algorithm.critic is None else init_critic(algorithm.critic.kind, width, trained, place)
 
     def _look(self, algorithm: Algorithm, temperature: float, frozen: Params | None) -> Look:
         """What credit asks to be told about tokens, of the policy and the critic."""

@@ -9,14 +9,15 @@ from jaxtyping import Array, Float, Int
 
 
 class TokenScores(NamedTuple):
-    """Per token: the log-probability of the target, and the entropy of the distribution it is judged by (nats).
+    """Per token: the log-probability of the target, and the entropy of the distribution it is judged by (nats; None
+    where no distribution was looked at).
 
     A model with experts tells beside them how many tokens it gave to each, `[layers, experts]` per stack of layers; a
     critic what it expects before the token. `squared_probs` is `sum p^2` over the vocabulary, where it is asked for.
     """
 
     logprobs: Float[Array, "T"]
-    entropy: Float[Array, "T"]
+    entropy: Float[Array, "T"] | None
     expert_loads: Mapping[str, Float[Array, "layers E"]] = {}
     values: Float[Array, "T"] | None = None
     squared_probs: Float[Array, "T"] | None = None

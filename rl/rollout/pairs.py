@@ -1,12 +1,13 @@
 """Pairs of answers to one prompt, of which one is better: out of a file, or out of the groups of a run."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from envs.errors import ConfigError
 from envs.render import Renderer
+from envs.seeds import derive_seed
 from envs.types import Message, Task, Trajectory
 from rl.data.pack import Segment, segments
 from rl.rollout.saved import saved_rollouts
@@ -69,12 +70,39 @@ def _of_run(path: Path) -> Iterator[Pair]:
             yield Pair(f"{where}/{task}", best, worst)
 
 
-def pair_segments(pairs: Iterable[Pair]) -> list[Segment]:
-    """The segments of pairs, numbered from 1; those of the worse answers negatively."""
+def held_apart(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """The pairs to learn from, and those to measure with.
+
+    All pairs of a prompt are on one side, so that what is measured with was not learned.
+
+    Args:
+        pairs: all of them.
+        share: of the prompts that are measured with, rounded down.
+        seed: decides which.
+
+    Raises:
+        ConfigError: for a share that is none, or that of all.
+    """
+    if not 0.0 <= share < 1.0:
+        raise ConfigError(f"held_out is {share:g}; expected a share of the prompts, from 0 to below 1")
+    prompts = [json.dumps(list(pair.chosen.task.prompt), sort_keys=True) for pair in pairs]
+    order = sorted(set(prompts), key=lambda prompt: (derive_seed(seed, "held_out", prompt), prompt))
+    apart = set(order[: int(share * len(order))])
+    both = list(zip(pairs, prompts, strict=True))
+    return [pair for pair, prompt in both if prompt not in apart], [pair for pair, prompt in both if prompt in apart]
+
+
+def pair_segments(pairs: Iterable[Pair], *, last: bool = False) -> list[Segment]:
+    """The segments of pairs, numbered from 1; those of the worse answers negatively.
+
+    Args:
+        pairs: in any order.
+        last: only the last of each answer, which has all that was said before it in its prompt.
+    """
     result: list[Segment] = []
     for number, pair in enumerate(pairs, start=1):
         for sign, trajectory in ((1, pair.chosen), (-1, pair.rejected)):
-            for part in segments(trajectory, 0.0):
+            for part in segments(trajectory, 0.0)[-1 if last else 0 :]:
                 part.pair = sign * number
                 result.append(part)
     return result

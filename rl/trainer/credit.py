@@ -54,7 +54,8 @@ def credit(
     tables = {name: _tabled(each, ended) for name, each in told.items()}
     ended = ended._replace(per_token=tables, environments=environments, kept=kept)
     advantages = algorithm.credit(ended)[ended.valid]
-    returns = None if algorithm.critic is None else algorithm.critic.targets(ended)[ended.valid]
+    targets = None if algorithm.critic is None else algorithm.critic.targets
+    returns = None if targets is None else targets(ended)[ended.valid]
     for i, parts in enumerate(rollouts):
         if advantages.ndim == 1:
             for part in parts:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 from rl.algorithms.base import Algorithm, unprepared
 from rl.models.base import Params
 from rl.models.lora import join
+from rl.trainer.critic import whole
 from rl.trainer.optimizer import Optimizer
 from rl.trainer.reference import by_rows
 from rl.trainer.state import TrainState
@@ -57,15 +58,10 @@ def make_updates(
     if minibatches == epochs == 1 and not algorithm.scores_first:
         return single
 
-    def scored(state: TrainState, batch: Batch, hyper: Hyper, frozen: Params | None) -> Batch:
-        policy = join(state.params, frozen)
-        found = by_rows(lambda few: score(policy, few, hyper["temperature"]).logprobs, batch, microbatch_rows)
-        return batch._replace(proximal_logprobs=found)
-
     def scored_and_single(
         state: TrainState, batch: Batch, hyper: Hyper, frozen: Params | None = None
     ) -> tuple[TrainState, Metrics]:
-        return single(state, scored(state, batch, hyper, frozen), hyper, frozen)
+        return single(state, scored(score, state, batch, hyper, frozen, microbatch_rows), hyper, frozen)
 
     if minibatches == epochs == 1:
         return scored_and_single
@@ -77,7 +73,8 @@ def make_updates(
     def update(
         state: TrainState, batch: Batch, hyper: Hyper, frozen: Params | None = None
     ) -> tuple[TrainState, Metrics]:
-        batch = algorithm.prepare(scored(state, batch, hyper, frozen), {**hyper, "version": state.step})
+        found = scored(score, state, batch, hyper, frozen, microbatch_rows)
+        batch = algorithm.prepare(found, {**hyper, "version": state.step})
         weights = algorithm.weights(batch) * minibatches
         per_row = batch._replace(rollouts=jnp.broadcast_to(batch.rollouts, weights.shape[:1]))
 
@@ -96,6 +93,38 @@ def make_updates(
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state), metrics
 
     return update
+
+
+def scored(score: Score, state: TrainState, batch: Batch, hyper: Hyper, frozen: Params | None, rows: int) -> Batch:
+    """The batch with `proximal_logprobs`: what the policy that it finds says, `rows` at a time."""
+    policy = join(state.params, frozen)
+    judged = () if state.critic is None else (whole(state.critic.params, policy, frozen),)
+    found = by_rows(lambda few: score(policy, few, hyper["temperature"], *judged).logprobs, batch, rows)
+    return batch._replace(proximal_logprobs=found)
+
+
+def make_measure(
+    score: Score, algorithm: Algorithm, rows: int, hyper: Hyper, frozen: Params | None = None
+) -> Callable[[TrainState, Batch], dict[str, float]]:
+    """`measure(state, batch)`: what an algorithm that `scores_first` observes of a batch, without a step.
+
+    Args:
+        score: from `make_score`, or `rl.trainer.reward.make_reward_score`.
+        algorithm: whose `prepare` observes.
+        rows: scored at once; divides the batch's number of rows.
+        hyper: its numbers, and the temperature.
+        frozen: weights beside the adapter that is trained.
+    """
+
+    @jax.jit
+    def measured(state: TrainState, batch: Batch, frozen: Params | None) -> dict[str, jax.Array]:
+        observed = algorithm.prepare(scored(score, state, batch, hyper, frozen, rows), hyper).observed
+        return {name: value[0, 0] for name, value in observed.items()}
+
+    def measure(state: TrainState, batch: Batch) -> dict[str, float]:
+        return {name: float(value) for name, value in jax.device_get(measured(state, batch, frozen)).items()}
+
+    return measure
 
 
 LARGEST = ("nonfinite", "mismatch/max")

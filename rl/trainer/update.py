@@ -101,7 +101,9 @@ def make_update(
         judged = () if critic is None else (critic,)
         scores = score(params, batch, hyper["temperature"], *judged)
         token = algorithm.loss(scores, batch, hyper)
-        metrics, maxima = jax.lax.stop_gradient(({"entropy": scores.entropy, **token.metrics}, token.maxima))
+        metrics, maxima = jax.lax.stop_gradient((token.metrics, token.maxima))
+        if scores.entropy is not None:
+            metrics = {"entropy": jax.lax.stop_gradient(scores.entropy), **metrics}
         sums = {name: masked_sum(value, batch.mask) for name, value in metrics.items()}
         largest = {name: jnp.where(batch.mask, value, 0.0).max() for name, value in maxima.items()}
         return masked_sum(token.loss * weights, batch.mask), Observed(sums, largest, scores.expert_loads)
@@ -142,7 +144,8 @@ def make_update(
         if critic is not None and algorithm.critic is not None:
             rate = algorithm.critic.rate(lr, hyper)
             critic, metrics["critic_grad_norm"] = improve(critic, critic_grads, rate, hyper["max_grad_norm"])
-            metrics["explained_variance"] = explained_variance(batch.values, batch.returns, batch.mask)
+            if algorithm.critic.targets is not None:
+                metrics["explained_variance"] = explained_variance(batch.values, batch.returns, batch.mask)
             finite &= jnp.isfinite(metrics["critic_grad_norm"])
         after = TrainState(params, opt_state, state.step + 1, critic, state.kept)
         result = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)

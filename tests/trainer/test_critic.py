@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from envs import Completion, Task, Trajectory, Turn
+from envs import Completion, Task, Trajectory, Turn, UpswingError
 from rl.algorithms import ALGORITHMS
-from rl.checkpoint import Checkpoints, load_params
+from rl.checkpoint import Checkpoints, load_critic, load_params
 from rl.data.pack import Segment, pack
 from rl.models.base import Model, Params
 from rl.models.lora import adapt, lora, split
@@ -225,6 +225,13 @@ def test_a_state_with_a_critic_comes_back_bit_for_bit_and_weights_come_without(
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True))
     loaded = load_params(tmp_path, params)
     assert loaded.keys() == params.keys() and np.array_equal(loaded["embed"], state.params["embed"])
+    judge = load_critic(tmp_path, state.critic.params)
+    assert np.array_equal(judge["weight"], state.critic.params["weight"])
+    alone = Checkpoints(tmp_path / "policy" / "checkpoints" / "train", every=1, keep=1)
+    alone.save(init_state({"embed": jnp.zeros(2)}, ADAMW))
+    alone.wait()
+    with pytest.raises(UpswingError, match=r"'critic/params/weight' has shape none \(it is missing\)"):
+        load_critic(tmp_path / "policy", {"weight": jnp.zeros(2)})
 
 
 # Other credit that needs more than rewards

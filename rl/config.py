@@ -38,7 +38,7 @@ class ModelConfig:
     vocabulary: int | None = None  # tokens, learned from the environment's demonstrations; None: bytes
     options: dict[str, Any] = field(default_factory=dict)  # other keys of config.json (num_experts, rope_scaling …)
     renderer: dict[str, Any] = field(default_factory=dict)  # how `source` speaks, where it is not found out by itself:
-    # name, retention, template, enable_thinking … (see envs.render.load_renderer)
+    # name, retention, template, enable_thinking … (see envs.render.load_renderer); of fresh weights: describe_tools
     dtype: str = "float32"  # of the weights: float32 | bfloat16
     checkpoint: str | None = None  # a folder written by `rl sft` or `rl train`, for the newest weights of this model
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -17,14 +17,22 @@ class ByteRenderer:
     message, 257-260 begin one of each role, 261-263 are reserved. Tools are described in the system message, and
     called by writing `<tool_call>{"name": …, "arguments": {…}}</tool_call>`. Reasoning has no place in it: that of an
     earlier model is left out.
+
+    Args:
+        describe_tools: whether the system message describes the tools. A small model that learns its environment's
+            calls from demonstrations can do without, and its conversations are much shorter.
     """
 
     vocab_size: int = 264  # a multiple of 8; the last three are reserved
     stop_ids = (_END,)
     merges: tuple[tuple[str, str], ...] = ()  # pieces of text that are tokens of their own (`SubwordRenderer`)
 
+    def __init__(self, *, describe_tools: bool = True) -> None:
+        self._describe_tools = describe_tools
+
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
-        ids = [token for message in describe_tools(messages, tools) for token in self._message(message)]
+        shown = describe_tools(messages, tools) if self._describe_tools else messages
+        ids = [token for message in shown for token in self._message(message)]
         return [*ids, _role("assistant")]
 
     def extend(

@@ -1,7 +1,7 @@
 """The chat format of our own small models with a learned vocabulary: frequent pieces of text are a token each."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,9 @@ from envs.tokenizer import needed
 
 if TYPE_CHECKING:
     import tokenizers
+
+Merges = tuple[tuple[str, str], ...]
+"""Which two pieces make the next one, in the letters that byte-level tokenizers write for bytes."""
 
 FILE = "vocabulary.json"
 """What the file in a run's directory is called."""
@@ -26,14 +29,16 @@ class SubwordRenderer(ByteRenderer):
     that a name has the same tokens wherever it stands between other signs.
 
     Args:
-        merges: which two pieces make the next one, in the letters that byte-level tokenizers write for bytes.
+        merges: which two pieces make the next one.
+        describe_tools: as for `ByteRenderer`.
 
     Raises:
         ConfigError: when the package `tokenizers` is not installed.
     """
 
-    def __init__(self, merges: Sequence[tuple[str, str]]) -> None:
-        self.merges = tuple(merges)
+    def __init__(self, merges: Merges, *, describe_tools: bool = True) -> None:
+        super().__init__(describe_tools=describe_tools)
+        self.merges = merges
         self.vocab_size = ByteRenderer.vocab_size + len(self.merges)
         self._pieces = ["".join(pair) for pair in self.merges]
 
@@ -57,8 +62,8 @@ class SubwordRenderer(ByteRenderer):
         return self._bytes[piece] if piece >= 0 else super()._spell(token)
 
 
-def learn_vocabulary(texts: Iterable[str], size: int) -> SubwordRenderer:
-    """The renderer whose pieces are the most frequent ones of some texts; the same for the same texts.
+def learn_vocabulary(texts: Iterable[str], size: int) -> Merges:
+    """What makes the most frequent pieces of some texts; the same for the same texts.
 
     Args:
         texts: what to learn from.
@@ -75,40 +80,40 @@ def learn_vocabulary(texts: Iterable[str], size: int) -> SubwordRenderer:
         vocab_size=size - ByteRenderer.vocab_size + 256, initial_alphabet=letters(), show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
-    return SubwordRenderer(_merges(json.loads(backend.to_str())["model"]["merges"]))
+    return _merges(json.loads(backend.to_str())["model"]["merges"])
 
 
-def keep_vocabulary(renderer: SubwordRenderer, run: Path) -> None:
+def keep_vocabulary(merges: Merges, run: Path) -> None:
     """Writes what `read_vocabulary` reads into a run's directory.
 
     Raises:
         ConfigError: when the run has another one already: its weights would not understand this one.
     """
     if not (run / FILE).is_file():
-        lines = ",\n".join(json.dumps(pair, ensure_ascii=False) for pair in renderer.merges)
+        lines = ",\n".join(json.dumps(pair, ensure_ascii=False) for pair in merges)
         (run / FILE).write_text(f'{{"merges": [\n{lines}\n]}}\n', "utf-8")
-    elif read_vocabulary(run).merges != renderer.merges:
+    elif read_vocabulary(run) != merges:
         raise ConfigError(
             f"{run / FILE} is not the vocabulary that the demonstrations give now: the environment, or something it is "
             "made of, has changed since the run began; begin another run"
         )
 
 
-def read_vocabulary(folder: Path) -> SubwordRenderer:
-    """The renderer of a run.
+def read_vocabulary(folder: Path) -> Merges:
+    """The vocabulary of a run.
 
     Raises:
         ConfigError: when its file is none.
     """
     try:
-        return SubwordRenderer(_merges(json.loads((folder / FILE).read_text("utf-8"))["merges"]))
+        return _merges(json.loads((folder / FILE).read_text("utf-8"))["merges"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{folder / FILE} cannot be read ({type(error).__name__}: {error}); a run writes it when it begins"
         ) from error
 
 
-def _merges(found: Any) -> list[tuple[str, str]]:
+def _merges(found: Any) -> Merges:
     """Pairs of pieces; each must be made of what came before it."""
     known, merges = set(letters()), []
     for left, right in (pair.split(" ") if isinstance(pair, str) else pair for pair in found):
@@ -116,4 +121,4 @@ def _merges(found: Any) -> list[tuple[str, str]]:
             raise ValueError(f"the pair {left!r}, {right!r} is made of pieces that do not come before it")
         known.add(left + right)
         merges.append((left, right))
-    return merges
+    return tuple(merges)

@@ -17,7 +17,7 @@ from envs.clients.openai import OpenAIClient
 from envs.environment import Environment
 from envs.errors import ConfigError, unknown_name
 from envs.render import ByteRenderer, Renderer
-from envs.render.subword import SubwordRenderer, learn_vocabulary
+from envs.render.subword import Merges, learn_vocabulary
 from envs.resolve import load_environment
 from envs.signature import bind
 from rl.algorithms import ALGORITHMS, Algorithm
@@ -171,17 +171,15 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> Optimiz
         return scheduled(RULES[config.name](**checked), **shared, steps=steps)
 
 
-def make_vocabulary(config: ModelConfig, environment: Environment) -> SubwordRenderer | None:
+def make_vocabulary(config: ModelConfig, environment: Environment) -> Merges:
     """The vocabulary of weights that begin anew, where the config asks for one: learned from demonstrations."""
     if config.vocabulary is None or config.checkpoint is not None or config.source is not None:
-        return None
+        return ()
     with as_config_error("model.vocabulary"):
         return learn_vocabulary(asyncio.run(demonstrated_texts(environment)), config.vocabulary)
 
 
-def make_policy(
-    config: ModelConfig, hardware: HardwareConfig, seed: int, vocabulary: SubwordRenderer | None = None
-) -> Policy:
+def make_policy(config: ModelConfig, hardware: HardwareConfig, seed: int, vocabulary: Merges = ()) -> Policy:
     """The model with fresh weights, those of a checkpoint, or those of the run that `model.checkpoint` names."""
     use_platform(hardware.platform, hardware.mesh)
     origin = open_model(config, vocabulary)

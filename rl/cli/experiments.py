@@ -323,7 +323,7 @@ def _open(run_dir: str | None, name: str, composed: str, resume: bool, policy: P
     """The run's directory, with the vocabulary of its weights."""
     run = RunDir.open(None if run_dir is None else Path(run_dir), name, composed, resume=resume)
     if policy is not None and isinstance(policy.renderer, SubwordRenderer):
-        keep_vocabulary(policy.renderer, run.path)
+        keep_vocabulary(policy.renderer.merges, run.path)
     return run
 
 

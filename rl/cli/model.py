@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from envs.errors import ConfigError, unknown_name
 from envs.render import ByteRenderer, Renderer, load_renderer
-from envs.render.subword import FILE, SubwordRenderer, read_vocabulary
+from envs.render.subword import FILE, Merges, SubwordRenderer, read_vocabulary
+from envs.signature import bind
 from rl.cli.adapter import model_settings
 from rl.config import ModelConfig
 from rl.models import FAMILIES
@@ -57,7 +58,7 @@ class Origin(NamedTuple):
         return source if isinstance(source, SafetensorsDirectory) else None
 
 
-def open_model(config: ModelConfig, vocabulary: SubwordRenderer | None = None) -> Origin:
+def open_model(config: ModelConfig, vocabulary: Merges = ()) -> Origin:
     """Finds the checkpoint or works out the shape; no weights are read or drawn yet.
 
     Args:
@@ -71,12 +72,8 @@ def open_model(config: ModelConfig, vocabulary: SubwordRenderer | None = None) -
     return _fresh(config, vocabulary) if config.source is None else _from_source(config, config.source)
 
 
-def _fresh(config: ModelConfig, vocabulary: SubwordRenderer | None) -> Origin:
-    if config.renderer:
-        raise ConfigError(
-            f"model.renderer is {config.renderer}, but fresh weights have a format of their own; it needs model.source"
-        )
-    renderer = vocabulary or _own_renderer(config)
+def _fresh(config: ModelConfig, vocabulary: Merges) -> Origin:
+    renderer = _own_renderer(config, vocabulary)
     name = config.name or "none"
     if name not in FAMILIES:
         raise unknown_name("model.name", name, FAMILIES, "or name a checkpoint with model.source")
@@ -89,12 +86,15 @@ def _fresh(config: ModelConfig, vocabulary: SubwordRenderer | None) -> Origin:
         return Origin(family, family.read_config(settings), renderer, None, settings)
 
 
-def _own_renderer(config: ModelConfig) -> ByteRenderer:
-    """How weights of our own speak: as the run they come from does, or in bytes."""
-    if config.checkpoint is not None and (Path(config.checkpoint) / FILE).is_file():
-        return read_vocabulary(Path(config.checkpoint))
+def _own_renderer(config: ModelConfig, vocabulary: Merges) -> ByteRenderer:
+    """How weights of our own speak: in the vocabulary just learned, as the run they come from does, or in bytes."""
+    options = bind(ByteRenderer, config.renderer, kind="renderer of fresh weights")
+    if not vocabulary and config.checkpoint is not None and (Path(config.checkpoint) / FILE).is_file():
+        vocabulary = read_vocabulary(Path(config.checkpoint))
+    if vocabulary:
+        return SubwordRenderer(vocabulary, **options)
     if config.vocabulary is None:
-        return ByteRenderer()
+        return ByteRenderer(**options)
     raise ConfigError(
         f"model.vocabulary is {config.vocabulary}, but "
         + (

@@ -11,9 +11,10 @@ from envs.render import ByteRenderer
 from envs.render.byte_tokenizer import byte_tokenizer
 from envs.render.subword import FILE, SubwordRenderer, keep_vocabulary, learn_vocabulary, read_vocabulary
 from envs.render.template import TemplateRenderer
+from envs.types import ToolSchema
 
 TEXTS = ["the default of `numpy.quantile` is 'linear'", "what is the default of `numpy.add`?", "numpy.add(x1, x2)"] * 3
-LEARNED = learn_vocabulary(TEXTS, 320)
+LEARNED = SubwordRenderer(learn_vocabulary(TEXTS, 320))
 MESSAGES: list[Message] = [
     {"role": "system", "content": "the default <|end|>"},
     {"role": "user", "content": "of `numpy.quantile`, wörld 🙂 12"},
@@ -27,7 +28,7 @@ def test_frequent_pieces_are_one_token_wherever_they_stand() -> None:
     for text in ('{"page": "numpy.add"}', "`numpy`?", "a\nnumpy\n"):
         assert name in LEARNED.encode(text)
     assert LEARNED.encode("42") == [ord("4"), ord("2")]
-    assert learn_vocabulary(iter(TEXTS), 320).merges == LEARNED.merges
+    assert learn_vocabulary(iter(TEXTS), 320) == LEARNED.merges
 
 
 @settings(max_examples=200, deadline=None)
@@ -56,9 +57,9 @@ def test_a_conversation_grows_by_exact_tokens_and_is_that_of_the_chat_template()
 
 
 def test_a_run_keeps_its_vocabulary(tmp_path: Path) -> None:
-    keep_vocabulary(LEARNED, tmp_path)
-    keep_vocabulary(LEARNED, tmp_path)
-    assert read_vocabulary(tmp_path).merges == LEARNED.merges
+    keep_vocabulary(LEARNED.merges, tmp_path)
+    keep_vocabulary(LEARNED.merges, tmp_path)
+    assert read_vocabulary(tmp_path) == LEARNED.merges
     with pytest.raises(ConfigError, match="is not the vocabulary that the demonstrations give now"):
         keep_vocabulary(learn_vocabulary(TEXTS[:1], 300), tmp_path)
 
@@ -73,4 +74,11 @@ def test_a_file_that_is_none_is_explained(tmp_path: Path, text: str) -> None:
 def test_bytes_are_the_least() -> None:
     with pytest.raises(ConfigError, match="a vocabulary of 264 tokens; expected more than the 264 of bytes"):
         learn_vocabulary(TEXTS, 264)
-    assert SubwordRenderer([]).encode("hé") == ByteRenderer().encode("hé")
+    assert SubwordRenderer(()).encode("hé") == ByteRenderer().encode("hé")
+
+
+def test_tools_need_not_be_described() -> None:
+    tool: ToolSchema = {"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}
+    for quiet in (ByteRenderer(describe_tools=False), SubwordRenderer(LEARNED.merges, describe_tools=False)):
+        assert quiet.prompt(MESSAGES, [tool]) == quiet.prompt(MESSAGES)
+    assert ByteRenderer().prompt(MESSAGES, [tool]) != ByteRenderer().prompt(MESSAGES)

@@ -176,6 +176,8 @@ def test_an_expert_finds_nearly_every_page_and_reads_what_it_answers(environment
         assert last["content"] == f"<answer>{task.answer}</answer>"
         if task.info["kind"] == "default":
             assert task.answer in seen
+        searched = json.loads(messages[0]["tool_calls"][0]["function"]["arguments"])["query"]
+        assert f"`{searched}`" in str(task.prompt[-1]["content"])  # nobody could learn to search for the answer
         found += task.info["page"] in seen
     assert found >= 95
 
@@ -190,6 +192,15 @@ async def test_searching_is_safe_from_many_threads_and_writes_nothing(environmen
     assert index.path.read_bytes() == before
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         index._rows("delete from sections")
+
+
+async def test_long_results_are_cut_where_that_is_asked_for(environment: Environment) -> None:
+    short = load_environment("wiki_search", result_chars=120)
+    trajectory = await say(
+        short, short.tasks[0], tool_call("view_sections", '{"page": "numpy.ndarray"}'), "?"
+    )
+    (sections,) = results(trajectory)
+    assert sections.startswith("Signature\n") and sections.endswith("characters shown]") and len(sections) < 170
 
 
 async def test_the_same_tools_are_an_mcp_server(environment: Environment) -> None:

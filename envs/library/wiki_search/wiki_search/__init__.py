@@ -13,7 +13,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from envs import ConfigError, Environment, Message, Rubric, Task, Taskset, Trajectory, derive_seed, tool_use, xml_tag
+from envs import (
+    ConfigError,
+    Environment,
+    Message,
+    Rubric,
+    Task,
+    Taskset,
+    Trajectory,
+    derive_seed,
+    make_tool,
+    tool_use,
+    xml_tag,
+)
 from envs.clients.scripted import tool_call
 
 from . import python_docs
@@ -35,6 +47,7 @@ def load_environment(
     max_turns: int = 8,
     results: int = 5,
     section_chars: int = 1000,
+    result_chars: int = 20_000,
     train_tasks: int | None = None,
     eval_tasks: int | None = 256,
     system: str = SYSTEM,
@@ -50,14 +63,15 @@ def load_environment(
         max_turns: the most turns of the model, its answer included.
         results: how many pages a search returns.
         section_chars: the most characters of a section, 1,000 are about 256 tokens; longer ones are divided.
+        result_chars: what a tool returns is cut after so many characters, with a notice.
         train_tasks: at most this many tasks to train on; None takes all there are.
         eval_tasks: at most this many tasks in each of the splits "eval" and "hard"; None takes all there are.
         system: the system message.
         seed: decides the order of the tasks.
     """
-    if max_turns < 2 or results < 1 or section_chars < 100:
+    if max_turns < 2 or results < 1 or section_chars < 100 or result_chars < 100:
         raise ConfigError(
-            f"max_turns={max_turns}, results={results}, section_chars={section_chars}; "
+            f"max_turns={max_turns}, results={results}, section_chars={section_chars}, result_chars={result_chars}; "
             "expected at least 2 turns, 1 result and 100 characters"
         )
     index = open_corpus(corpus, section_chars)
@@ -84,7 +98,9 @@ def load_environment(
 
     return Environment(
         tasks=tasks,
-        harness=tool_use(make_tools(index, results), max_turns=max_turns),
+        harness=tool_use(
+            [make_tool(tool, max_chars=result_chars) for tool in make_tools(index, results)], max_turns=max_turns
+        ),
         rubric=Rubric({correct: 1.0, page_found: 0.0, section_read: 0.0, calls: 0.0, failed_calls: 0.0}),
         demonstrate=demonstrate,
     )

@@ -45,7 +45,7 @@ def make_questions(entries: Sequence[Entry], pages: Iterable[Page]) -> list[Ques
     by_split: dict[str, list[Question]] = defaultdict(list)
     for fact in _facts(entries, by_title):
         split = split_of(fact.entry.name)
-        known = _name_words(fact.entry.name)
+        known = _name_words(fact)
         by_split[split].append(_question(fact, split, fact.named, known))
         words = described.get(fact.entry.name)
         if split == "eval" and words:
@@ -194,9 +194,12 @@ def _descriptions(entries: Sequence[Entry]) -> dict[str, str]:
 _FEWEST_WORDS, _MOST_WORDS = 3, 8
 
 
-def _name_words(name: str) -> tuple[str, ...]:
+def _name_words(fact: _Fact) -> tuple[str, ...]:
+    """What to search for; first what the question itself says: nobody could learn to search for the answer."""
+    name = fact.entry.name
     short = name.rpartition(".")[2]
-    return (name, f"{short} {name.partition('.')[0]}", short)
+    searched = (name, f"{short} {name.partition('.')[0]}", short)
+    return (short, *searched[:2]) if fact.kind == "module" else searched
 
 
 def _balanced(found: Sequence[Question]) -> list[Question]:

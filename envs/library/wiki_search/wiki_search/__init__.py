@@ -101,7 +101,7 @@ def load_environment(
         harness=tool_use(
             [make_tool(tool, max_chars=result_chars) for tool in make_tools(index, results)], max_turns=max_turns
         ),
-        rubric=Rubric({correct: 1.0, page_found: 0.0, section_read: 0.0, calls: 0.0, failed_calls: 0.0}),
+        rubric=Rubric({accuracy: 1.0, page_found: 0.0, section_read: 0.0, calls: 0.0, failed_calls: 0.0}),
         demonstrate=demonstrate,
     )
 
@@ -151,7 +151,7 @@ def _own_task(row: Mapping[str, Any], system: str, digest: str) -> Task:
 # Rewards and metrics
 
 
-def correct(completion: str, answer: Any, info: Mapping[str, Any]) -> float:
+def accuracy(completion: str, answer: Any, info: Mapping[str, Any]) -> float:
     """1 if the answer is right, else 0: what the last <answer> tag holds or, if there is none, the whole message."""
     found = xml_tag("answer")(completion)
     return float(same(completion if found is None else found, str(answer), info["kind"]))

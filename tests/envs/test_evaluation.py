@@ -169,7 +169,7 @@ async def test_an_error_of_the_user_ends_the_evaluation(sums: Environment) -> No
 
     client = ScriptedClient(refuse)
     with pytest.raises(ConfigError, match="no such model"):
-        await asyncio.wait_for(evaluate(sums, client), 5)
+        await asyncio.wait_for(evaluate(sums, client), 30)
 
 
 async def test_gains_are_paired_by_task(sums: Environment) -> None:

@@ -168,7 +168,7 @@ async def test_hooks_run_in_order_and_clean_up_in_reverse_even_when_time_runs_ou
         await asyncio.sleep(0 if len(rollout.trajectory.turns) == 1 else 60)
         return "go on"
 
-    record = await drive(multi_turn(answer, max_turns=3, hooks=[tell("a"), tell("b")]), "1", "2", timeout=0.2)
+    record = await drive(multi_turn(answer, max_turns=3, hooks=[tell("a"), tell("b")]), "1", "2", timeout=1.0)
     assert record.stop == "timeout"
     assert told == ["a setup", "b setup", "a turn", "b turn", "a stop", "b stop", "b cleanup", "a cleanup"]
 

@@ -91,7 +91,7 @@ async def test_judges_of_one_rollout_wait_at_the_same_time() -> None:
         await both.wait()
         return 2.0
 
-    record = await asyncio.wait_for(scored(Rubric({first: 1.0, second: 1.0})), 5)
+    record = await asyncio.wait_for(scored(Rubric({first: 1.0, second: 1.0})), 30)
     assert record.reward == 3.0
 
 

@@ -244,7 +244,7 @@ async def test_a_tool_that_takes_too_long_is_stopped() -> None:
 
     started = time.perf_counter()
     assert await call(sleep, '{"seconds": 60}', timeout=0.05) == "Error: sleep took longer than 0.05 s and was stopped."
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 30
     assert await call(give_up, "{}") == "Error: give_up failed with TimeoutError: the page did not load"
 
 

@@ -272,7 +272,7 @@ async def test_the_deadline_ends_everything(start: Start) -> None:
     await sandbox.exec("(setsid sleep 100 &) >/dev/null 2>&1 </dev/null")
     started = time.monotonic()
     assert (await sandbox.exec("sleep 100", wall=60)).limit == "deadline"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert (await sandbox.exec("echo alive")).limit == "deadline"
     with pytest.raises(TimeoutError):
         await sandbox.read("x")

@@ -172,4 +172,4 @@ async def test_one_that_nobody_started_is_named() -> None:
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"did not answer /server_info within 0.2 s; expected an SGLang server there"):
         await server.start(nothing)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30

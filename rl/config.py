@@ -156,6 +156,17 @@ class WarmStartConfig:
 
 
 @dataclass
+class MixConfig:
+    """Demonstrations of an environment in every update of `rl train`, beside the rollouts; those have a weight of 1."""
+
+    env: dict[str, Any] = field(default_factory=dict)  # as `env` of the run; without a name, the key in `mix` is it
+    ce: float = 1.0  # weight of the cross-entropy, whose denominator all demonstrations of the mix share
+    ref_kl: float = 0.0  # of the divergence (k3) from the policy that RL starts with, on the same tokens
+    batch: int = 16  # demonstrations per update
+    demonstrations: int = 4096  # tasks demonstrated per pass
+
+
+@dataclass
 class EvalConfig:
     """Held-out evaluation before and after training."""
 
@@ -186,6 +197,7 @@ class TrainConfig:
     pack: PackConfig = field(default_factory=PackConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     selection: dict[str, Any] = field(default_factory=dict)  # groups and tasks: rl.rollout.select.selection; {}: all
+    mix: dict[str, Any] = field(default_factory=dict)  # name -> MixConfig: demonstrations in the same updates
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     teacher: str | None = None  # of algorithm=opd: a run, or a model as in model.source; kl_weight holds to it, too

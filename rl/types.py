@@ -33,6 +33,7 @@ class Batch(NamedTuple):
         proximal_logprobs: log-probability under the policy that the batch found, where it is scored first.
         pairs: number of the pair that a token's answer belongs to, negative in the worse answer; 0 belongs to none.
         observed: values to observe that `Algorithm.prepare` found.
+        components: the token's weight in each component of the loss (`rl.algorithms.components`); empty: there is one.
     """
 
     tokens: Int[Array, "R L"]
@@ -51,3 +52,4 @@ class Batch(NamedTuple):
     proximal_logprobs: Float[Array, "R L"] | None = None
     pairs: Int[Array, "R L"] | None = None
     observed: Mapping[str, Float[Array, "R L"]] = {}
+    components: Mapping[str, Float[Array, "R L"]] = {}

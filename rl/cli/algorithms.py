@@ -82,6 +82,17 @@ gradient. The last column says with whose own numbers (value and gradient) the p
 """
 
 
+MIXED = """\
+## Several environments in one batch: `mix.NAME.ce=…`
+
+Beside the rollouts, which have the policy loss of the algorithm with a weight of 1, every update of `rl train` learns
+from demonstrations of the environments that `mix` names, with a weight `ce` of the cross-entropy and `ref_kl` of the
+divergence (k3) from the policy that RL starts with (`conf/mix/alphabet_sort.yaml` is an example). Each of the three has
+its own denominator over the whole batch, whatever there is of the others. Metrics: `cross_entropy`, `ref_kl`,
+`share/*`.
+"""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the verb with what follows it on the command line; returns the exit code."""
     parser = Parser(prog="rl algorithms", add_help=False, allow_abbrev=False)
@@ -146,6 +157,7 @@ def _document() -> Iterator[str]:
     for kind, title in titles.items():
         yield from _parts_section(f"{title}: `algorithm.{kind}`", TABLES[kind])
     yield from _parts_section("Tokens chosen over the whole batch", CHOICES)
+    yield MIXED
     yield from _preferences_section()
     pairs = {**preference.PAIRWISE, "kto": preference.kto}
     yield from _parts_section("Losses over pairs (functions of `rl.algorithms.preference`)", pairs)

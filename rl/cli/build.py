@@ -19,6 +19,7 @@ from envs.errors import ConfigError, unknown_name
 from envs.render import ByteRenderer, Renderer
 from envs.render.subword import Merges, learn_vocabulary
 from envs.resolve import load_environment
+from envs.seeds import derive_seed
 from envs.signature import bind
 from rl.algorithms import ALGORITHMS, Algorithm
 from rl.algorithms.compose import TABLES, specialised
@@ -31,6 +32,7 @@ from rl.config import (
     ClientConfig,
     EvalRunConfig,
     HardwareConfig,
+    MixConfig,
     ModelConfig,
     OptimizerConfig,
 )
@@ -40,6 +42,8 @@ from rl.parallel.mesh import Rules, batch_constraint, make_mesh, parameter_shard
 from rl.parallel.platform import use_platform
 from rl.rollout.client import EngineClient
 from rl.rollout.demonstration import demonstrated_texts
+from rl.rollout.demonstrations import Demonstrations
+from rl.rollout.schedule import Schedule
 from rl.rollout.select import Selection, selection
 from rl.trainer.optimizer import SCHEDULES, Optimizer, scheduled
 from rl.trainer.rules import RULES
@@ -111,6 +115,21 @@ def make_selection(settings: Mapping[str, Any]) -> Selection:
     others = {key: value for key, value in settings.items() if key not in own}
     with as_config_error("selection"):
         return selection(**bind(selection, others, kind="selection"), **own)
+
+
+def make_mix(settings: Mapping[str, Any], seed: int) -> list[Demonstrations]:
+    """What `mix` puts beside the rollouts: by name, a `MixConfig`."""
+    result = []
+    for name, each in settings.items():
+        kind = f"mix '{name}'"
+        config = MixConfig(**bind(MixConfig, each, kind=kind))
+        weights = {"ce": config.ce, "ref_kl": config.ref_kl}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise ConfigError(f"{kind}: ce={config.ce:g}, ref_kl={config.ref_kl:g}; expected weights, one above 0")
+        environment = make_environment({"name": name, **config.env})
+        tasks, own = environment.training_tasks().head(config.demonstrations), derive_seed(seed, "mix", name)
+        result.append(Demonstrations(environment, Schedule(tasks, config.batch, own), own, weights))
+    return result
 
 
 def make_environment(settings: Mapping[str, Any]) -> Environment:

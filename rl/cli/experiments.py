@@ -22,6 +22,7 @@ from rl.cli.build import (
     Policy,
     make_algorithm,
     make_environment,
+    make_mix,
     make_optimizer,
     make_policy,
     make_preference,
@@ -60,6 +61,7 @@ def train(config: TrainConfig, composed: str) -> Path:
     optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
     _check_sampling(config)
     selection = make_selection(config.selection)
+    mix = make_mix(config.mix, config.seed)
     teacher = make_teacher(config.teacher, policy, config.hardware)
     if algorithm.needs_teacher and teacher is None:
         raise ConfigError(
@@ -93,6 +95,7 @@ def train(config: TrainConfig, composed: str) -> Path:
                 algorithm,
                 optimizer,
                 teacher=teacher,
+                mix=mix,
                 selection=selection,
                 steps=config.steps,
                 prompts=config.prompts,

@@ -71,6 +71,7 @@ KNOBS = {  # key -> what it is, with its unit
         "step_timeout": "seconds that the rollouts of an update may take; null is for ever",
         "max_staleness": "updates that rollouts may lag behind; 0 is synchronous",
         "lockstep": "sampling and updates take turns: no token lags less than max_staleness",
+        "mix": "demonstrations of other environments in the same updates: mix.wordle.ce=0.2",
         "teacher": "a run, or a model as in model.source, that algorithm=opd learns from",
         "warm_start.steps": "supervised updates before RL; 0 leaves it out",
         "eval.tasks": "held-out tasks before and after",

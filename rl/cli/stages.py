@@ -16,11 +16,12 @@ from envs.evaluation import Evaluation
 from envs.seeds import derive_seed
 from envs.types import Sampling
 from rl.algorithms import Algorithm, supervised
+from rl.algorithms.components import COMPONENTS, Component, with_components
 from rl.checkpoint import Checkpoints
 from rl.cli.build import Policy
 from rl.cli.model import as_config_error
 from rl.config import CheckpointConfig, EvalConfig, PackConfig
-from rl.data.pack import Segment, pack, segments, unpack
+from rl.data.pack import Segment, pack, unpack
 from rl.inference.engine import Engine
 from rl.metrics import CompileCounter
 from rl.models.base import Params
@@ -29,7 +30,7 @@ from rl.parallel.mesh import replicated
 from rl.progress import Progress
 from rl.rollout.client import EngineClient
 from rl.rollout.collect import Collector
-from rl.rollout.demonstration import demonstration
+from rl.rollout.demonstrations import Demonstrations
 from rl.rollout.held_out import held_out
 from rl.rollout.pairs import Pair, pair_segments
 from rl.rollout.schedule import Schedule
@@ -122,13 +123,11 @@ class Stages:
         seed = derive_seed(self.seed, "warm_start")
         schedule = Schedule(tasks, batch, seed)
 
+        shown = Demonstrations(self.environment, schedule, seed)
+
         async def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
-            chosen = schedule.tasks(step)
-            # Every pass over the tasks asks another demonstrator: nobody's mistakes can be learnt by heart.
-            played = partial(demonstration, sample=schedule.epoch(step), seed=seed)
-            shown = await together(played(self.environment, task, self.policy.renderer) for task in chosen)
-            parts = [part for trajectory in shown for part in segments(trajectory, 0.0)]
-            return self._packed(parts, min_rows=batch), (task.id for task in chosen)
+            parts, ids = await shown.of(step, self.policy.renderer)
+            return self._packed(parts, min_rows=batch), ids
 
         trained, frozen = split(params)
         state = await self._supervised("warm start", trained, frozen, supervised(), optimizer, steps, batch_of)
@@ -186,6 +185,7 @@ class Stages:
         optimizer: Optimizer,
         *,
         teacher: Policy | None,
+        mix: Sequence[Demonstrations],
         selection: Selection,
         steps: int,
         prompts: int,
@@ -200,8 +200,14 @@ class Stages:
     ) -> None:
         """Trains with the algorithm, from `params` or from the newest checkpoint; leaves `engine` with the result.
 
-        The reference that an algorithm may need is `teacher`, or without one the policy in its first state.
+        The reference that an algorithm may need is `teacher`, or without one the policy in its first state. Every
+        update learns from the demonstrations of `mix`, too.
         """
+        others = (name for name in COMPONENTS if any(each.components.get(name) for each in mix))
+        components: list[Component] = ["rl", *others]
+        if mix:
+            algorithm = with_components(algorithm, components)
+        beside = sum(each.schedule.size for each in mix)
         schedule = Schedule(self.environment.training_tasks(), prompts, derive_seed(self.seed, "train"))
         client = EngineClient(engine, self.policy.renderer)
         greedy = "greedy" in algorithm.asks
@@ -229,7 +235,7 @@ class Stages:
         sampled = Steps(self.run.path, self.seed, schedule, collector, selection, prompts, max_staleness, last)
 
         def packed(parts: list[Segment]) -> Batch:
-            batch = self._packed(parts, prompts * group_size, cut=minibatches)
+            batch = self._packed(parts, prompts * group_size + beside, cut=minibatches)
             return batch if reference is None else reference(batch)
 
         def assemble(groups: Groups, state: TrainState) -> tuple[Batch, Mapping[str, float]]:
@@ -242,7 +248,19 @@ class Stages:
             names = [self.environment.name] * len(groups)
             kept = {name: float(value) for name, value in state.kept.items()}
             credited = credit(algorithm, groups, per_token=per_token, environments=names, kept=kept)
-            return packed(within(credited.segments, selection)), credited.kept
+            parts = within(credited.segments, selection)
+            if mix:
+                parts += shown.pop(int(state.step))
+                for part in parts:
+                    part.components = {name: (part.components or {"rl": 1.0}).get(name, 0.0) for name in components}
+            return packed(parts), credited.kept
+
+        shown: dict[int, list[Segment]] = {}
+
+        async def collect(step: int) -> Groups:
+            played = await together(each.of(step, self.policy.renderer) for each in mix)
+            shown[step] = [part for parts, _ in played for part in parts]
+            return await sampled.collect(step)
 
         def on_step(step: int, groups: Groups, metrics: dict[str, float]) -> None:
             nonlocal clock
@@ -259,7 +277,7 @@ class Stages:
         await reinforce(
             state,
             steps=steps,
-            collect=sampled.collect,
+            collect=collect,
             assemble=assemble,
             apply=make_apply(update, hyper, frozen),
             publish=publish,

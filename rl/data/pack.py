@@ -1,6 +1,6 @@
 """The single crossing from trajectories to arrays: turns become segments, segments become rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -27,6 +27,7 @@ class Segment:
         values: what the critic said before each token; empty if there is none.
         returns: what it should have said.
         pair: number of the pair it belongs to, from 1, negative if it is the worse answer; 0: to none.
+        components: its weight in each component of the loss; all segments of a batch name the same ones, or none.
     """
 
     tokens: list[int]
@@ -39,6 +40,7 @@ class Segment:
     values: list[float] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     pair: int = 0
+    components: Mapping[str, float] = field(default_factory=dict)
 
 
 def segments(trajectory: Trajectory, advantage: float = 0.0) -> list[Segment]:
@@ -149,6 +151,8 @@ def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int)
     arrays |= {"rollouts": np.asarray(rollouts, np.int32)}
     if any(segment.pair for row in rows for segment in row):
         arrays["pairs"] = np.zeros(shape, np.int32)
+    names = {name for row in rows for segment in row for name in segment.components}
+    arrays |= {"components": {name: np.zeros(shape, np.float32) for name in sorted(names)}}
     batch = Batch(**arrays)
     for r, row in enumerate(rows):
         start = 0
@@ -166,5 +170,7 @@ def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int)
             arrays["returns"][span] = segment.returns or 0.0
             if "pairs" in arrays:
                 arrays["pairs"][span] = segment.pair
+            for name, weight in segment.components.items():
+                arrays["components"][name][span] = weight
             start += len(segment.tokens)
     return batch

@@ -44,6 +44,11 @@ class Schedule(Generic[T]):
         self._seed = seed
         self._order: tuple[int, np.ndarray] | None = None
 
+    @property
+    def size(self) -> int:
+        """Tasks per step."""
+        return self._prompts
+
     def epoch(self, step: int) -> int:
         """Which pass over the tasks this step (from 0) belongs to."""
         return step // (len(self._tasks) // self._prompts)

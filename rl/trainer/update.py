@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from rl.algorithms.base import Algorithm
+from rl.algorithms.components import belongs
 from rl.models.base import Model, Params
 from rl.models.decoder import hidden_states
 from rl.models.lora import join
@@ -145,7 +146,7 @@ def make_update(
             rate = algorithm.critic.rate(lr, hyper)
             critic, metrics["critic_grad_norm"] = improve(critic, critic_grads, rate, hyper["max_grad_norm"])
             if algorithm.critic.targets is not None:
-                metrics["explained_variance"] = explained_variance(batch.values, batch.returns, batch.mask)
+                metrics["explained_variance"] = explained_variance(batch.values, batch.returns, belongs(batch, "rl"))
             finite &= jnp.isfinite(metrics["critic_grad_norm"])
         after = TrainState(params, opt_state, state.step + 1, critic, state.kept)
         result = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)

@@ -3,6 +3,7 @@
 The losses alone, without a model: `tests/trainer/test_update.py` holds some of them to the same inside the update.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from rl.algorithms import ALGORITHMS, Algorithm
+from rl.algorithms.components import with_components
 from rl.algorithms.compose import specialised
 from rl.algorithms.corrections import CORRECTIONS
 from rl.data.pack import Segment, pack
@@ -130,3 +132,41 @@ def test_gradients_stay_finite(variant: str) -> None:
         assert np.isfinite(loss) and np.isfinite(gradient).all()
         if all(part is silent for part in parts):
             assert loss == 0 and (gradient == 0).all()
+
+
+def parted(parts: Sequence[Segment], *weights: dict[str, float]) -> list[Segment]:
+    """The same sequences with weights in the components of the loss; those of a rollout are equal."""
+    result, number = [], -1
+    for part in parts:
+        number += part.starts_rollout
+        result.append(dataclasses.replace(part, components=weights[number % len(weights)]))
+    return result
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_as_the_only_component_it_is_itself_to_the_last_digit(variant: str) -> None:
+    algorithm = make(variant)
+    loss, gradient = outcome(algorithm, DRIFT, packed(PARTS))
+    again, same = outcome(with_components(algorithm, ["rl"]), DRIFT, packed(parted(PARTS, {"rl": 1.0})))
+    assert again == loss
+    np.testing.assert_array_equal(same, gradient)
+
+
+@pytest.mark.parametrize("variant", different_losses())
+def test_beside_other_components_neither_packing_nor_cutting_matters(variant: str) -> None:
+    algorithm = with_components(make(variant), ["rl", "ce", "ref_kl"])
+    parts = parted(PARTS, {"rl": 1.0, "ce": 0.0, "ref_kl": 0.1}, {"rl": 0.0, "ce": 0.5, "ref_kl": 0.0})
+    loss, gradient = outcome(algorithm, DRIFT, packed(parts))
+    for batch, cut in ((packed(parts[::-1]), 1), (packed(parts), 4)):
+        again, same = outcome(algorithm, DRIFT, batch, cut)
+        assert abs(again - loss) < 2e-6 * max(1.0, abs(loss))
+        assert np.linalg.norm(same - gradient) < 2e-6 * np.linalg.norm(gradient)
+
+
+@pytest.mark.parametrize("variant", different_losses())
+def test_the_policy_loss_is_that_of_its_rollouts_alone(variant: str) -> None:
+    """Denominators, and whatever else looks at the whole batch, know nothing of the tokens of other components."""
+    parts = parted(PARTS, {"rl": 1.0, "ce": 0.0}, {"rl": 0.0, "ce": 1e-30})
+    _, alone = outcome(make(variant), DRIFT, packed([part for part in parts if part.components["rl"]]))
+    _, beside = outcome(with_components(make(variant), ["rl", "ce"]), DRIFT, packed(parts))
+    assert np.linalg.norm(beside - alone) < 2e-6 * np.linalg.norm(alone)

@@ -12,8 +12,8 @@ from rl.cli.main import VERBS, main
 
 TRAIN_KEYS = (
     "algorithm, checkpoint, env, epochs, eval, experiment, group_size, hardware, inference, lockstep, max_staleness, "
-    "minibatches, model, optimizer, pack, prompts, resume, run_dir, sampling, seed, selection, step_timeout, steps, "
-    "teacher, warm_start"
+    "minibatches, mix, model, optimizer, pack, prompts, resume, run_dir, sampling, seed, selection, step_timeout, "
+    "steps, teacher, warm_start"
 )
 OPTIMIZER_KEYS = (
     "optimizer.b1, optimizer.b2, optimizer.decay, optimizer.eps, optimizer.expert_bias_rate, optimizer.final_lr, "

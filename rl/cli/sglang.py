@@ -19,17 +19,20 @@ from rl.inference.sglang.engine import SglangEngine
 from rl.inference.sglang.fleet import Fleet, Revival
 from rl.inference.sglang.http import Http
 from rl.inference.sglang.launch import attached, launched
+from rl.inference.sglang.publish.adapters import Adapters
 from rl.inference.sglang.publish.disk import Disk
 from rl.inference.sglang.publish.distributed import Distributed
+from rl.inference.sglang.publish.lora import Lora
+from rl.inference.sglang.publish.peft_files import Shape, shape_of
 from rl.inference.sglang.publish.publisher import Publisher
 from rl.inference.sglang.publish.shapes import check_shape
 from rl.inference.sglang.publish.tensor import Tensor
 from rl.inference.sglang.publish.way import Exporter, Way
 from rl.inference.sglang.server import Patience
-from rl.models.lora import dense
+from rl.models.lora import bare
 from rl.weights.save import whole
 
-WAYS = ("disk", "tensor", "distributed")
+WAYS = ("disk", "tensor", "distributed", "lora")
 PAUSES = ("retract", "in_place", "abort")
 
 MARGIN = 7
@@ -49,7 +52,8 @@ async def sglang_engine(
         report: is told how things stand.
 
     Raises:
-        ConfigError: for values that make no sense, a missing environment, a taken port.
+        ConfigError: for values that make no sense, a missing environment, a taken port, an adapter that servers
+            cannot have.
         EngineError: when servers do not start.
     """
     if config.publish not in WAYS:
@@ -57,27 +61,43 @@ async def sglang_engine(
     if config.pause not in PAUSES:
         raise unknown_name("inference.pause", config.pause, PAUSES)
     context = config.context or policy.model.config.context
+    shape = _adapter(config, policy) if config.publish == "lora" else None
     model = folder / "model"
     shutil.rmtree(model, ignore_errors=True)  # of a run that was killed
-    await asyncio.to_thread(_write, model, policy, config.dtype, context + MARGIN)
+    served = policy if shape is None else policy._replace(params=bare(policy.params))
+    await asyncio.to_thread(_write, model, served, config.dtype, context + MARGIN)
     try:
-        fleet = _fleet(config, model, folder, report)
+        fleet = _fleet(config, shape, model, folder, report)
         await fleet.start()
         http = Http(timeout=config.load_timeout)
         try:
             owner = await asyncio.to_thread(_owner, folder)
-            engine = await _engine(config, policy, context, model, owner, fleet, http)
+            engine = await _engine(config, policy, shape, context, model, owner, fleet, http)
         except BaseException:
             await http.close()
             await fleet.close()
             raise
         try:
-            await engine.load_weights(dense(policy.params), 0)
+            await engine.load_weights(policy.params, 0)
             yield engine
         finally:
             await engine.close()
     finally:
         await asyncio.to_thread(shutil.rmtree, model, ignore_errors=True)
+
+
+def _adapter(config: SglangInference, policy: Policy) -> Shape:
+    """What servers have to be able to hold.
+
+    Raises:
+        ConfigError: when the policy has no adapter, or one that servers cannot have.
+    """
+    if config.data_parallel > 1:
+        raise ConfigError(
+            f"inference.data_parallel is {config.data_parallel}, but SGLang gives adapters to one copy of a model per "
+            f"server; set inference.servers={config.data_parallel} inference.data_parallel=1, or inference.publish=disk"
+        )
+    return shape_of(policy.origin.family, policy.model, policy.params)
 
 
 def _write(model: Path, policy: Policy, dtype: str, context: int) -> None:
@@ -89,7 +109,9 @@ def _write(model: Path, policy: Policy, dtype: str, context: int) -> None:
         write_directory(draft, policy._replace(origin=origin), dtype)
 
 
-def _fleet(config: SglangInference, model: Path, folder: Path, report: Callable[[str], None]) -> Fleet:
+def _fleet(
+    config: SglangInference, shape: Shape | None, model: Path, folder: Path, report: Callable[[str], None]
+) -> Fleet:
     patience = Patience(ready=config.ready_timeout, answer=config.load_timeout)
     revival = Revival(restarts=config.restarts)
     if config.urls:
@@ -97,6 +119,8 @@ def _fleet(config: SglangInference, model: Path, folder: Path, report: Callable[
     arguments: dict[str, Any] = {"skip-tokenizer-init": True}
     if config.slots is not None:
         arguments["max-running-requests"] = config.slots
+    if shape is not None:
+        arguments |= shape.arguments(config.platform)
     return launched(
         find_python(None if config.environment is None else Path(config.environment)),
         model,
@@ -116,7 +140,14 @@ def _fleet(config: SglangInference, model: Path, folder: Path, report: Callable[
 
 
 async def _engine(
-    config: SglangInference, policy: Policy, context: int, model: Path, owner: str, fleet: Fleet, http: Http
+    config: SglangInference,
+    policy: Policy,
+    shape: Shape | None,
+    context: int,
+    model: Path,
+    owner: str,
+    fleet: Fleet,
+    http: Http,
 ) -> SglangEngine:
     infos = [await http.get(url, "/server_info") for url in fleet.urls]
     room = min(_room(url, info) for url, info in zip(fleet.urls, infos, strict=True))
@@ -127,11 +158,15 @@ async def _engine(
     if config.urls and not ours:
         for url, info in zip(fleet.urls, infos, strict=True):
             check_shape(policy.origin.family, policy.model.config, Path(info["model_path"]), url)
+    if ours and shape is not None:
+        raise ConfigError("inference.publish=lora needs servers of SGLang; `rl serve` holds no adapters")
+    adapters = None if shape is None else Adapters(keep=config.pause == "in_place")
     publisher = Publisher(
-        _way(config, exporter, http, model),
+        _way(config, exporter, shape, adapters, model, owner, http),
         http,
         names=None if ours else exporter.names(),
-        pause=config.pause,  # type: ignore[arg-type]  # one of PAUSES
+        # Nothing is paused for an adapter.
+        pause=config.pause if adapters is None else None,  # type: ignore[arg-type]  # one of PAUSES
         # Keys and values of other weights would be read on as if they were of these, except where requests keep theirs.
         flush=config.pause != "in_place",
         owner=owner,
@@ -140,6 +175,7 @@ async def _engine(
         fleet,
         publisher,
         http,
+        adapters=adapters,
         context=min(context, room),
         vocabulary=policy.model.config.vocab_size,
         text_of=policy.renderer.text,
@@ -161,7 +197,18 @@ def _owner(folder: Path) -> str:
     return file.read_text("utf-8")
 
 
-def _way(config: SglangInference, exporter: Exporter, http: Http, model: Path) -> Way[Any]:
+def _way(
+    config: SglangInference,
+    exporter: Exporter,
+    shape: Shape | None,
+    adapters: Adapters | None,
+    model: Path,
+    owner: str,
+    http: Http,
+) -> Way[Any]:
+    folder = None if config.publish_folder is None else Path(config.publish_folder)
+    if shape is not None and adapters is not None:
+        return Lora(exporter.family, exporter.model, shape, http, adapters, folder=folder, owner=owner)
     match config.publish:
         case "tensor":
             return Tensor(exporter, http)
@@ -170,7 +217,6 @@ def _way(config: SglangInference, exporter: Exporter, http: Http, model: Path) -
             backend = "gloo" if config.platform == "cpu" else "nccl"
             return Distributed(exporter, http, python=python, host=config.publish_address, backend=backend)
         case _:
-            folder = None if config.publish_folder is None else Path(config.publish_folder)
             return Disk(exporter, http, folder=folder, beside=model)
 
 

@@ -272,7 +272,7 @@ class Stages:
             stage.update(step, metrics)
 
         async def publish(trained: Params, version: int) -> None:
-            await engine.load_weights(dense(join(trained, frozen)), version)
+            await engine.load_weights(join(trained, frozen), version)
 
         await reinforce(
             state,

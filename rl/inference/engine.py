@@ -115,7 +115,7 @@ class Engine(Protocol):
         ...
 
     async def load_weights(self, params: Any, version: int) -> None:
-        """Samples with `params` from here on; tokens drawn from now on carry `version`.
+        """Samples with `params`, adapters among them, from here on; tokens drawn from now on carry `version`.
 
         Requests under way go on, with their cache as it is; `pause("retract")` before makes them read it anew.
         """

@@ -21,6 +21,7 @@ from rl.inference.layers import make_unstack
 from rl.inference.placement import cache_sharding
 from rl.inference.requests import Request, TextOf, check_sampling
 from rl.models.base import Model, Params
+from rl.models.lora import dense
 
 LEAST_LANE = 16
 """Fewer rows than this are not worth a lane of their own."""
@@ -167,7 +168,7 @@ class JaxEngine:
 
     async def load_weights(self, params: Params, version: int) -> None:
         async with self._gate:
-            self._params = self._unstack(params)
+            self._params = self._unstack(dense(params))
             self._version = version
             for lane in self._lanes:
                 lane.forget()

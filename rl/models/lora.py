@@ -4,7 +4,8 @@ arXiv:2106.09685; initialised and scaled as in Hugging Face PEFT).
 Among the parameters an adapted matrix is one leaf, `Adapted`, which `project` in `rl.models.layers` multiplies as
 `x @ base + scale * (x @ a) @ b`. Adding `a @ b` to the weights in every step would need no such leaf and no hook, but a
 gradient of the size of every matrix, which is a third of an update's arithmetic and, for the layers' loop, all of them
-kept for the backward pass. Engines and exports take the sum: `dense`.
+kept for the backward pass. Engines and exports take the sum (`dense`), or the adapter alone where they hold the rest
+(`bare`).
 
 Training takes parameters apart (`split`) into the adapter, which the optimizer, the checkpoints and the donated state
 hold, and the rest, which is an argument of the compiled update and comes out of nothing.
@@ -105,9 +106,9 @@ def lora(model: Model, rank: int, alpha: float, targets: str, *, root: bool = Fa
             fan_in = math.prod(matrix.shape[matrix.shared : matrix.shared + matrix.inputs])
             thin = shapes[path]
             adapter[path] = {"a": x.reshape(thin["a"]) * fan_in**-0.5, "b": jnp.zeros(thin["b"])}
-        return _nested(adapter)
+        return nested(adapter)
 
-    axes = _nested({path: _thin(matrix, matrix.axes, "rank") for path, matrix in chosen.items()})
+    axes = nested({path: _thin(matrix, matrix.axes, "rank") for path, matrix in chosen.items()})
     return Lora(alpha / (math.sqrt(rank) if root else rank), init, axes)
 
 
@@ -131,6 +132,16 @@ def join(trained: Params, frozen: Params | None) -> Params:
     return _beside(frozen, trained, lambda leaf, own: replace(leaf, a=own["a"], b=own["b"]))
 
 
+def adapted(params: Params) -> list[Adapted]:
+    """The matrices that have an adapter."""
+    return [leaf for leaf in jax.tree.leaves(params, is_leaf=_is_adapted) if _is_adapted(leaf)]
+
+
+def bare(params: Params) -> Params:
+    """The parameters without their adapters, which are what stays as it is while those are trained."""
+    return jax.tree.map(lambda leaf: leaf.base if _is_adapted(leaf) else leaf, params, is_leaf=_is_adapted)
+
+
 def dense(params: Params) -> Params:
     """Plain arrays: dequantised, and adapters added to their matrices, in one compiled program.
 
@@ -144,6 +155,10 @@ def dense(params: Params) -> Params:
 @jax.jit
 def _dense(leaves: list[Any]) -> list[jax.Array]:
     return [leaf.dense() for leaf in leaves]
+
+
+def _is_adapted(leaf: Any) -> bool:
+    return isinstance(leaf, Adapted)
 
 
 def _stands_in(leaf: Any) -> bool:
@@ -172,7 +187,7 @@ def _beside(params: Params, adapter: Params, put: Callable[[Any, Params], Adapte
     return {n: _beside(child, adapter[n], put) if n in adapter else child for n, child in params.items()}
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """{"layers/attention/q": x} as {"layers": {"attention": {"q": x}}}."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():

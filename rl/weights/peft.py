@@ -6,7 +6,7 @@ https://huggingface.co/docs/peft/developer_guides/checkpoint
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +74,20 @@ def save_adapter(
     Raises:
         ConfigError: when PEFT cannot have it beside a matrix: experts', and all that are called like them.
     """
+    tensors = adapter_tensors(family, model, adapter)
+    modules, known = {_module(name) for name in tensors}, {_module(name) for name in _names(family, model)}
+    write_adapter(folder, tensors, _target_modules(modules, known), alpha=alpha, root=root, base=base)
+
+
+def adapter_tensors(family: Family, model: Model, adapter: Params) -> dict[str, np.ndarray]:
+    """An adapter as PEFT names and turns its matrices, one for each layer: A is `[r, inputs]`, B `[outputs, r]`.
+
+    Args:
+        adapter: as `rl.models.lora.split` takes it out.
+
+    Raises:
+        ConfigError: as `save_adapter`.
+    """
     names = _names(family, model)
     found = {path: np.asarray(leaf) for path, leaf in _leaves(adapter)}
     known = {named.path for named in names.values()}
@@ -81,23 +95,34 @@ def save_adapter(
         raise ConfigError(
             f"PEFT has no module for {', '.join(lost)}, whose adapter only a merged export can hold: rl export RUN DIR"
         )
-    tensors, modules, rank = {}, set(), 0
+    tensors = {}
     for name, (path, layer, part) in names.items():
-        if (*path, part) not in found:
-            continue
-        own = found[*path, part][layer]
-        rank = own.shape[-1] if part == "a" else own.shape[0]
-        tensors[name] = np.ascontiguousarray((own.reshape(-1, rank) if part == "a" else own.reshape(rank, -1)).T)
-        modules.add(_module(name))
+        if (*path, part) in found:
+            own = found[*path, part][layer]
+            rank = own.shape[-1] if part == "a" else own.shape[0]
+            tensors[name] = np.ascontiguousarray((own.reshape(-1, rank) if part == "a" else own.reshape(rank, -1)).T)
+    return tensors
+
+
+def write_adapter(
+    folder: Path,
+    tensors: Mapping[str, np.ndarray],
+    target_modules: Sequence[str] | str,
+    *,
+    alpha: float,
+    root: bool,
+    base: str | None,
+) -> None:
+    """Writes the files of an adapter; the arguments as for `save_adapter`, its tensors by `adapter_tensors`."""
     package("safetensors.numpy").save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": rank,
+        "r": next(tensor.shape[0] for name, tensor in tensors.items() if f".{PARTS['a']}." in name),
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "use_rslora": root,
-        "target_modules": _target_modules(modules, {_module(name) for name in names}),
+        "target_modules": target_modules,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,

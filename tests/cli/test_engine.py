@@ -56,6 +56,11 @@ async def test_the_engine_in_the_process_is_closed(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"publish": "carrier_pigeon"}, "unknown inference.publish 'carrier_pigeon'"),
+        ({"publish": "lora"}, r"all weights are trained \(model.lora.rank=0\); choose inference.publish=disk"),
+        (
+            {"publish": "lora", "data_parallel": 2},
+            "adapters to one copy of a model per server; set inference.servers=2",
+        ),
         ({"pause": "now"}, "unknown inference.pause 'now'"),
         ({"environment": "nowhere"}, "there is no SGLang in nowhere"),
         ({"urls": ["localhost:1"]}, "'localhost:1' is no URL of a server"),

@@ -31,7 +31,7 @@ def test_every_option_is_one_of_sglang(python: Path) -> None:
     named = {word for each in arguments for word in server_command(python, Path("MODEL"), port=1, arguments=each).argv}
     assert {word for word in named if word.startswith("--")} <= options
     blocks = re.findall(r"-m sglang\.launch_server (--.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 2 and flags(" ".join(blocks)) <= options
+    assert len(blocks) == 3 and flags(" ".join(blocks)) <= options
     assert flags(PAGE.split("A model over two nodes:")[1].split("\n\n")[0]) <= options
 
 

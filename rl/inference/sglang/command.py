@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from envs.errors import ConfigError, unknown_name
 
-Argument = str | int | float | bool | None
-"""Of a flag. True is the bare flag; False or None leaves it out."""
+Argument = str | int | float | bool | Sequence[str] | None
+"""Of a flag. True is the bare flag; False or None leaves it out; a list is its words after one another."""
 
 PLATFORMS = ("cpu", "cuda")
 
@@ -137,7 +137,7 @@ def server_command(
     given = {name.lstrip("-").replace("_", "-"): value for name, value in (arguments or {}).items()}
     first = given.pop("base-gpu-id", None)
     if first is not None and platform == "cuda":
-        flags["base-gpu-id"] = int(first) + index * tensor_parallel * data_parallel
+        flags["base-gpu-id"] = int(str(first)) + index * tensor_parallel * data_parallel
     flags |= given
     return Command((str(python), "-m", "sglang.launch_server", *_words(flags)), settings)
 
@@ -192,6 +192,8 @@ def _words(flags: Mapping[str, Argument]) -> Sequence[str]:
     for name, value in flags.items():
         if value is True:
             words.append(f"--{name}")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            words += [f"--{name}", *map(str, value)]
         elif value is not None and value is not False:
             words += [f"--{name}", str(value)]
     return words

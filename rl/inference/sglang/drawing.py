@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from rl.inference.engine import EngineError
 from rl.inference.requests import Request, TextOf, first_stop
 from rl.inference.sglang.answer import Answer
+from rl.inference.sglang.publish.adapters import Adapter
 from rl.inference.sglang.sampling import logprobs
 
 
@@ -23,6 +24,8 @@ class Drawing:
         url: where that is.
         base: tokens there were when it was made.
         settled: the version of all it draws, until something is published; None when that is just happening.
+        adapter: what the request is drawn with, where servers have adapters.
+        fixed: the version of all that is drawn with it, whatever is published meanwhile.
         found: how many tokens it takes to the first text to stop at, and which.
     """
 
@@ -35,6 +38,8 @@ class Drawing:
     url: str = ""
     base: int = 0
     settled: int | None = None
+    adapter: Adapter | None = None
+    fixed: int | None = None
     found: tuple[int, str] | None = field(default=None)
 
     @property
@@ -47,11 +52,12 @@ class Drawing:
         if self.task is not None:
             self.task.cancel()
 
-    def begin(self, url: str, settled: int | None) -> None:
+    def begin(self, url: str, settled: int | None, adapter: Adapter | None = None) -> None:
         """A request is made, under a name of its own: the one before may still be known to the server."""
         self.rid = f"{self.request.id}~{self.made}" if self.made else self.request.id
         self.made += 1
-        self.url, self.settled = url, settled
+        self.url, self.settled, self.adapter = url, settled, adapter
+        self.fixed = None if adapter is None else adapter.version
         self.base = len(self.request.ids)
 
     def take(self, answer: Answer, text_of: TextOf | None) -> None:

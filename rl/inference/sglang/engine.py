@@ -8,7 +8,7 @@ answered as soon as it is done. What the samples of a group share is still read 
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import Any, Protocol
 
 from envs.errors import ContextLengthError
@@ -16,9 +16,10 @@ from rl.inference.engine import EngineBusyError, EngineError, Generation, PauseM
 from rl.inference.label import Label
 from rl.inference.requests import Request, TextOf, check_sampling
 from rl.inference.sglang.affinity import Affinity
-from rl.inference.sglang.answer import read
+from rl.inference.sglang.answer import Answer, read
 from rl.inference.sglang.drawing import Drawing
 from rl.inference.sglang.http import Http, Rejected, Unreachable
+from rl.inference.sglang.publish.adapters import Adapters
 from rl.inference.sglang.publish.gather import each
 from rl.inference.sglang.publish.publisher import PublishError
 from rl.inference.sglang.sampling import native
@@ -85,6 +86,7 @@ class SglangEngine:
         servers: they are closed with the engine.
         publisher: brings weights to them; None: they keep those they have. Closed with the engine.
         http: asks them; closed with the engine.
+        adapters: what the publisher brings instead of weights; requests name the newest. None: it brings weights.
         context: the most tokens of a prompt and its completion.
         vocabulary: token ids are below it. SGLang does not survive others.
         text_of: tokens to text, for texts to stop at.
@@ -101,6 +103,7 @@ class SglangEngine:
         publisher: Publishes | None,
         http: Http,
         *,
+        adapters: Adapters | None = None,
         context: int,
         vocabulary: int,
         text_of: TextOf | None = None,
@@ -113,7 +116,7 @@ class SglangEngine:
         self._servers, self._publisher = servers, publisher
         self._context, self._vocabulary, self._text_of = context, vocabulary, text_of
         self._version, self._newest = version, Label(version, owner)
-        self._http = http
+        self._http, self._adapters = http, adapters
         self._timeout = timeout
         self._places, self._waiting, self._max_waiting = asyncio.Semaphore(in_flight), 0, max_waiting
         self._affinity = Affinity()
@@ -170,6 +173,7 @@ class SglangEngine:
             raise EngineError(f"version {version} cannot be published: the engine was made without a publisher")
         async with self._change(version):
             await self._publish(self._publisher, params, version)
+            await self._end_older()
             if self._paused is not None:  # publishing ends with going on
                 await self._each("/pause_generation", {"mode": self._paused})
 
@@ -177,6 +181,8 @@ class SglangEngine:
         async with self._change(version):
             label = str(self._newest._replace(version=version))
             await self._each("/update_weight_version", {"new_version": label, "abort_all_requests": False})
+            if self._adapters is not None:
+                self._adapters.relabel(version)
 
     async def pause(self, mode: PauseMode = "in_place") -> None:
         self._paused = mode
@@ -299,20 +305,28 @@ class SglangEngine:
     async def _ask(self, drawing: Drawing, streamed: bool) -> EngineError | None:
         """One request for what is still to be drawn; returns why it broke, where another one may be made."""
         url, headers = await self._servers.route(drawing.key)
-        drawing.begin(url, None if self._changing else self._version)
-        sampling = drawing.request.sampling
+        with nullcontext() if self._adapters is None else self._adapters.use() as adapter:
+            drawing.begin(url, None if self._changing else self._version, adapter)
+            return await self._asked(drawing, streamed, url, headers)
+
+    async def _asked(
+        self, drawing: Drawing, streamed: bool, url: str, headers: Mapping[str, str]
+    ) -> EngineError | None:
+        sampling, adapter = drawing.request.sampling, drawing.adapter
         body: dict[str, Any] = {
             "rid": drawing.rid,
             "input_ids": list(drawing.request.tokens),
             "sampling_params": native(sampling, drawing.left, len(drawing.request.ids)),
             "return_logprob": True,
         }
+        if adapter is not None:
+            body["lora_path"] = adapter.name
         try:
             if streamed:
                 await self._follow(drawing, body, headers)
             else:
                 answer = await self._http.post(url, "/generate", body, timeout=self._timeout, headers=headers)
-                drawing.take(read(answer, url, self._newest), self._text_of)
+                drawing.take(self._read(drawing, answer), self._text_of)
         except Unreachable as error:
             self._let_go(drawing)
             if error.silent:
@@ -322,6 +336,9 @@ class SglangEngine:
             # A router says 500 when a server went while it drew. A server's own is for what it cannot do.
             if error.status in PASSING or (error.status == 500 and url not in self._servers.urls):
                 return error
+            older = self._adapters is not None and adapter is not self._adapters.newest
+            if older and adapter is not None and adapter.name in error.said:
+                return error  # the server was started anew meanwhile, and has the newest adapter only
             raise _meant(error) from error
         except BaseException:
             self._let_go(drawing)
@@ -338,13 +355,18 @@ class SglangEngine:
         events = self._http.events(url, "/generate", body, timeout=self._timeout, headers=headers)
         async with aclosing(events):
             async for event in events:
-                answer = read(event, url, self._newest)
+                answer = self._read(drawing, event)
                 drawing.take(answer, self._text_of)
                 if drawing.found is not None and answer.finish is None and not stopping:
                     stopping = True
                     self._let_go(drawing)
                 if drawing.request.finish_reason is not None:
                     return
+
+    def _read(self, drawing: Drawing, answer: Any) -> Answer:
+        """What a server answered. What it calls its weights says whose they are; an adapter has its own version."""
+        found = read(answer, drawing.url, self._newest)
+        return found if drawing.fixed is None else found._replace(versions=[drawing.fixed] * len(found.ids))
 
     async def _abort(self, drawing: Drawing) -> None:
         """Ends a completion with what it has, which its server is asked for if it works on it."""
@@ -394,6 +416,14 @@ class SglangEngine:
                 if not left or not _gone(error):
                     raise
             await asyncio.sleep(LONGEST_WAIT_S)
+
+    async def _end_older(self) -> None:
+        """Has requests ended that are drawn with an older adapter, unless they may keep it."""
+        if self._adapters is None or self._adapters.keep:
+            return
+        newest = self._adapters.newest
+        older = [each for each in self._all() if each.rid is not None and each.adapter is not newest]
+        await asyncio.gather(*(self._end(each.url, each.rid) for each in older if each.rid is not None))
 
     async def _restore(self, url: str) -> None:
         """Gives a server that was started anew the newest weights, and pauses it where all are."""

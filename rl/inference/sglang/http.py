@@ -204,7 +204,7 @@ def _said(text: str) -> str:
     except ValueError:
         return " ".join(text.split())[:_SHOWN] or "(no reason given)"
     if isinstance(answer, dict):
-        for key in ("error", "message", "detail"):
+        for key in ("error", "message", "detail", "error_message"):
             found = answer.get(key)
             if isinstance(found, dict) and "message" in found:
                 return str(found["message"])

@@ -72,6 +72,11 @@ def test_arguments_override_and_take_away() -> None:
     assert words[-2:] == ("--tokenizer-mode", "slow")
 
 
+def test_a_list_is_several_words() -> None:
+    words = server_command(PYTHON, MODEL, port=1, arguments={"lora_target_modules": ["q_proj", "v_proj"]}).argv
+    assert words[-3:] == ("--lora-target-modules", "q_proj", "v_proj")
+
+
 def test_the_router_decides_nothing_by_itself() -> None:
     command = router_command(PYTHON, port=30000, metrics_port=29000)
     assert command.settings == {"PYTHONPATH": str(SHIMS)}

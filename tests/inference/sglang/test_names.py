@@ -37,6 +37,12 @@ def test_the_same_names_on_both_sides_pass_with_what_servers_work_out_themselves
     check_names(sent, found, "http://a:1")
 
 
+def test_a_server_that_can_hold_adapters_names_what_they_stand_beside() -> None:
+    sent = ["model.layers.0.self_attn.o_proj.weight", *(f"model.layers.0.self_attn.{x}_proj.weight" for x in "qkv")]
+    found = [f"model.layers.0.self_attn.{name}.base_layer.weight" for name in ("qkv_proj", "o_proj")]
+    check_names(sent, found, "http://a:1")
+
+
 def test_an_unknown_and_a_missing_name_are_one_error() -> None:
     found = ["model.embed_tokens.weight", "model.norm.weight"]
     with pytest.raises(ConfigError) as error:

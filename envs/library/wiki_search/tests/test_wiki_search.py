@@ -196,9 +196,7 @@ async def test_searching_is_safe_from_many_threads_and_writes_nothing(environmen
 
 async def test_long_results_are_cut_where_that_is_asked_for(environment: Environment) -> None:
     short = load_environment("wiki_search", result_chars=120)
-    trajectory = await say(
-        short, short.tasks[0], tool_call("view_sections", '{"page": "numpy.ndarray"}'), "?"
-    )
+    trajectory = await say(short, short.tasks[0], tool_call("view_sections", '{"page": "numpy.ndarray"}'), "?")
     (sections,) = results(trajectory)
     assert sections.startswith("Signature\n") and sections.endswith("characters shown]") and len(sections) < 170
 

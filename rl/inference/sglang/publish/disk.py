@@ -16,6 +16,7 @@ from rl.inference.sglang.publish.gather import each
 from rl.inference.sglang.publish.shared import MEMORY, check_room, fresh_name, left_behind
 from rl.inference.sglang.publish.way import Exporter, Failures
 from rl.models.base import Params
+from rl.models.lora import dense
 from rl.weights.safetensors_dir import INDEX, WHOLE, contents
 from rl.weights.save import save_weights
 
@@ -75,7 +76,7 @@ class Disk:
                 remove(path)
 
     async def prepare(self, params: Params, version: int) -> Published:
-        return await asyncio.to_thread(self._write, params, version)
+        return await asyncio.to_thread(self._write, dense(params), version)
 
     async def transfer(self, snapshot: Published, urls: Sequence[str]) -> None:
         await asyncio.to_thread(check_folder, snapshot.folder, self._exporter.names())
@@ -86,6 +87,9 @@ class Disk:
         # looked at once more.
         await self.transfer(snapshot, urls)
         return await each(urls, lambda url: self._http.post(url, "/update_weights_from_disk", body))
+
+    def adopt(self, snapshot: Published) -> None:
+        return None
 
     async def forget(self, url: str) -> None:
         return None

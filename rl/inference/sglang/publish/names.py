@@ -32,6 +32,9 @@ EXPERT = re.compile(r"(.*\.experts\.)(?:\d+\.)?(gate_proj|up_proj|gate_up_proj|d
 DERIVED = re.compile(r".*(rotary_emb|inv_freq|cos_sin_cache|embed_scale|normalizer|[kv]_scale|input_scale).*")
 """What servers work out for themselves, or learn from elsewhere."""
 
+BESIDE_ADAPTERS = ".base_layer."
+"""What is in the name of a matrix that a server can hold adapters beside."""
+
 VOCABULARY, PADDED = ("model.embed_tokens.weight", "lm_head.weight"), 64
 """What a server adds rows of zeros to, and of how many there is a multiple then."""
 
@@ -62,9 +65,9 @@ def check_names(names: Iterable[str], found: Collection[str], url: str) -> None:
     Raises:
         ConfigError: naming those that only one side has.
     """
-    ours = {server_name(name) for name in names}
-    unknown = sorted(ours - set(found))
-    missing = sorted(name for name in set(found) - ours if not DERIVED.fullmatch(name))
+    ours, theirs = {server_name(name) for name in names}, {name.replace(BESIDE_ADAPTERS, ".") for name in found}
+    unknown = sorted(ours - theirs)
+    missing = sorted(name for name in theirs - ours if not DERIVED.fullmatch(name))
     problems = [f"it has no {_first(unknown)}, which would be sent"] if unknown else []
     problems += [f"nothing would be sent for its {_first(missing)}"] if missing else []
     if problems:

@@ -70,7 +70,8 @@ class Publisher(Generic[S]):
         http: asks the servers; its time-out has to be enough to load weights.
         names: of the tensors that are sent; None: they are not compared with the servers', because not all are sent.
         pause: what happens to requests under way. "retract" has them read anew with the new weights, "in_place" keeps
-            their keys and values, "abort" ends them.
+            their keys and values, "abort" ends them. None: nothing, servers go on sampling; for ways after which
+            requests say what they are to be drawn with.
         flush: have servers forget what they keep of finished requests; otherwise the next prompt that begins like one
             of them is not read with these weights. Servers refuse it while they keep requests in place.
         owner: names the run, and no other one. Servers whose weights have another owner are left alone; those that
@@ -83,7 +84,7 @@ class Publisher(Generic[S]):
         http: Http,
         *,
         names: Sequence[str] | None,
-        pause: PauseMode = "retract",
+        pause: PauseMode | None = "retract",
         flush: bool = True,
         owner: str = "",
     ) -> None:
@@ -129,17 +130,19 @@ class Publisher(Generic[S]):
             except BaseException:
                 await self._way.discard(made.snapshot)
                 raise
-            paused = time.monotonic() - transferred
+            switched = time.monotonic()
             if before is not None and refused and len(refused) == len(urls):
                 await self._way.discard(made.snapshot)
             else:
                 self._newest = made
+                self._way.adopt(made.snapshot)
                 if before is not None:
                     await self._way.discard(before.snapshot)
             if gone or refused:
                 raise PublishError(version, gone, refused)
+            resting = transferred if self._pause else switched
             size = self._way.bytes(made.snapshot)
-            return Published(size, prepared - began, transferred - prepared, paused)
+            return Published(size, prepared - began, resting - prepared, switched - resting)
 
     async def restore(self, url: str) -> None:
         """Gives a server that was started anew the newest version; nothing, when none was published yet.
@@ -209,15 +212,18 @@ class Publisher(Generic[S]):
 
     async def _switch(self, made: _Version[S], urls: Sequence[str]) -> tuple[Failures, Failures]:
         """Pauses servers, has them take a version and lets them go on; returns those that are gone and that refused."""
-        failed = await each(urls, lambda url: self._http.post(url, "/pause_generation", {"mode": self._pause}))
+        failed: dict[str, EngineError] = {}
+        if self._pause is not None:
+            failed = await each(urls, lambda url: self._http.post(url, "/pause_generation", {"mode": self._pause}))
         paused = [url for url in urls if url not in failed]
         if paused:
             failed |= await self._way.commit(made.snapshot, paused, self._labelled(made.number), flush=self._flush)
         lost: Mapping[str, EngineError] = {}
         if back := [url for url, error in failed.items() if url in paused and not isinstance(error, Unreachable)]:
             lost = await self._back(back)
-        good = [url for url in paused if url not in lost and not isinstance(failed.get(url), Unreachable)]
-        failed |= await each(good, lambda url: self._http.post(url, "/continue_generation"))
+        if self._pause is not None:
+            good = [url for url in paused if url not in lost and not isinstance(failed.get(url), Unreachable)]
+            failed |= await each(good, lambda url: self._http.post(url, "/continue_generation"))
         self._known |= {url: str(self._labelled(made.number)) for url in urls if url not in failed}
         gone = {url: error for url, error in failed.items() if isinstance(error, Unreachable)}
         return gone, {url: error for url, error in failed.items() if url not in gone}

@@ -15,6 +15,7 @@ import numpy as np
 from envs.errors import InfrastructureError
 from rl.inference.sglang.publish.way import Exporter
 from rl.models.base import Params
+from rl.models.lora import dense
 from rl.weights.layout import flat
 
 MEMORY = Path("/dev/shm")
@@ -60,7 +61,7 @@ def share(exporter: Exporter, params: Params) -> SharedTensors:
         lying.append(Lying(tensor.name, tensor.dtype, tensor.place.shape, end))
         end += -(-tensor.size // ALIGNED) * ALIGNED
     check_room(MEMORY, end)
-    path, leaves = MEMORY / fresh_name(), flat(params)
+    path, leaves = MEMORY / fresh_name(), flat(dense(params))
     try:
         with path.open("xb") as file:
             file.write(struct.pack("<i", HELD).ljust(HEAD, b"\0"))

@@ -68,6 +68,10 @@ class Way(Protocol[S]):
         """
         ...
 
+    def adopt(self, snapshot: S) -> None:
+        """It is the newest version now: whatever is asked of servers from here on is to be drawn with it."""
+        ...
+
     async def forget(self, url: str) -> None:
         """A server was started anew: whatever was arranged with it before is gone."""
         ...

@@ -1,0 +1,155 @@
+"""Real servers hold the frozen weights and are given adapters alone; every token is of the adapter its version says."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from rl.cli.build import Policy, make_policy
+from rl.cli.engine import open_engine
+from rl.cli.export import write_directory
+from rl.config import HardwareConfig, LoraConfig, ModelConfig, SglangInference
+from rl.inference.engine import Engine, Generation, TokenSampling
+from rl.inference.score import Scorer
+from rl.inference.server.jobs import joined
+from rl.inference.sglang.command import find_python, server_command
+from rl.inference.sglang.http import Http
+from rl.inference.sglang.ports import take_ports
+from rl.inference.sglang.publish.peft_files import shape_of
+from rl.inference.sglang.server import Launched
+from rl.models.base import Params
+from rl.models.lora import bare, join, split
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+FRESH = ModelConfig(
+    name="qwen3", layers=2, width=32, heads=2, kv_heads=1, ffn=64, context=256, options={"head_dim": 16}
+)
+TOKENS = TokenSampling(max_tokens=240)
+NEAR = 1e-4
+"""Nats between a server's float32 and ours."""
+
+
+def make_base(folder: Path, seed: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_directory(folder, make_policy(FRESH, HardwareConfig(), seed), None)
+    return folder
+
+
+def make(base: Path, **changes: Any) -> Policy:
+    settings = {"rank": 4, "alpha": 8.0, "targets": "attention/(q|o)|ffn/(gate|up|down)", **changes}
+    return make_policy(ModelConfig(source=str(base), lora=LoraConfig(**settings)), HardwareConfig(), 0)
+
+
+def version_of(policy: Policy, version: int) -> Params:
+    """The policy of a version. At first its adapter adds nothing; others change what it thinks a lot."""
+    adapter, frozen = split(policy.params)
+    if version == 0:
+        return policy.params
+    rng = np.random.default_rng(version)
+    return join(jax.tree.map(lambda x: (0.2 * rng.normal(size=x.shape)).astype(x.dtype), adapter), frozen)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"), 0)
+
+
+@pytest.fixture(scope="module")
+def policy(base: Path) -> Policy:
+    return make(base)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def url(base: Path, policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """A server of the frozen weights, as somebody else would start it."""
+    [port] = take_ports(1, 0, "127.0.0.1")
+    flags = shape_of(policy.origin.family, policy.model, policy.params).arguments("cpu")
+    command = server_command(find_python(), base, port=port, arguments=flags)
+    server = Launched("the server", f"http://127.0.0.1:{port}", command, tmp_path_factory.mktemp("log") / "log")
+    await server.start(print)
+    yield server.url
+    await server.stop()
+
+
+async def drawn(engine: Engine, index: int) -> Generation:
+    """A completion, every other one as a stream."""
+    if index % 2:
+        return await engine.generate([72, index], TOKENS)
+    whole = Generation([], [], [], [], None)
+    async for piece in engine.stream([72, index], TOKENS):
+        whole = joined(whole, piece)
+    return whole
+
+
+async def check(policy: Policy, found: list[Generation]) -> set[int]:
+    """Every completion is whole, and each token what the adapter of its version made likely; returns the versions."""
+    versions = {version for each in found for version in each.versions}
+    for version in versions:
+        score = Scorer(policy.model, version_of(policy, version))
+        for index, each in enumerate(found):
+            assert (each.finish_reason, len(each.ids)) == ("length", 240)
+            own = np.asarray(each.versions) == version
+            expected = np.asarray((await score([72, index, *each.ids]))[1:])
+            np.testing.assert_allclose(np.asarray(each.logprobs)[own], expected[own], atol=NEAR)
+    return versions
+
+
+async def working(urls: list[str]) -> None:
+    """Returns once all draw."""
+    http = Http(timeout=30.0)
+    async with asyncio.timeout(60):
+        while True:
+            loads = [await http.get(url, "/v1/loads") for url in urls]
+            if all(load["loads"][0]["num_running_reqs"] for load in loads):
+                break
+            await asyncio.sleep(0.02)
+    await http.close()
+
+
+async def adapters(url: str) -> list[str]:
+    http = Http(timeout=30.0)
+    cards = (await http.get(url, "/v1/models"))["data"]
+    await http.close()
+    return [card["id"].partition("@")[0] for card in cards if card.get("parent")]
+
+
+@pytest.mark.parametrize("pause", ["retract", "in_place"])
+async def test_each_token_is_of_the_adapter_its_version_says(
+    url: str, policy: Policy, tmp_path: Path, pause: str
+) -> None:
+    config = SglangInference(urls=[url], publish="lora", pause=pause)
+    async with open_engine(config, policy, tmp_path, print) as engine:
+        assert await check(policy, [await drawn(engine, 0)]) == {0}
+        calls = [asyncio.create_task(drawn(engine, index)) for index in range(6)]
+        await working([url])
+        await engine.load_weights(version_of(policy, 1), 1)
+        later = [asyncio.create_task(drawn(engine, index)) for index in range(6)]
+        found = await asyncio.gather(*calls)
+        assert await check(policy, found) == ({0, 1} if pause == "retract" else {0})
+        if pause == "retract":  # what was there is read anew, and drawn on
+            assert any(each.versions[0] == 0 and each.versions[-1] == 1 for each in found)
+        assert await check(policy, list(await asyncio.gather(*later))) == {1}
+        await check_bare(policy, url)
+        assert await adapters(url) == ["0", "1"]
+        await engine.load_weights(version_of(policy, 2), 2)
+        assert await adapters(url) == ["2"]
+        await engine.relabel(3)
+        assert set((await drawn(engine, 0)).versions) == {3}
+    assert await adapters(url) == []
+
+
+async def check_bare(policy: Policy, url: str) -> None:
+    """Requests that name no adapter are of the frozen weights, whatever adapters there are."""
+    http = Http(timeout=30.0)
+    body = {"input_ids": [72, 1, 2], "sampling_params": {"temperature": 1.0, "max_new_tokens": 16, "ignore_eos": True}}
+    answer = await http.post(url, "/generate", {**body, "return_logprob": True})
+    await http.close()
+    expected = await Scorer(policy.model, bare(policy.params))([72, 1, 2, *answer["output_ids"]])
+    logprobs = [entry[0] for entry in answer["meta_info"]["output_token_logprobs"]]
+    np.testing.assert_allclose(logprobs, expected[2:], atol=NEAR)

@@ -86,7 +86,7 @@ class Busy:
             await http.close()
 
     async def until(self, wanted: int) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while await self.count() != wanted:
             assert time.monotonic() < end, f"{await self.count()} under way; expected {wanted}"
             await asyncio.sleep(0.02)
@@ -289,29 +289,44 @@ async def test_a_stream_says_the_same(subject: Subject) -> None:
     assert plain == pytest.approx(whole.plain_logprobs, abs=1e-4) and pieces[-1].finish_reason == "length"
 
 
+async def until_ended(engine: Engine, begun: asyncio.Event, name: str | None = None) -> Generation:
+    """Long completions, one after another, until somebody ends one: so one is under way, however quickly they are
+    drawn and however slowly this process looks. `begun` is set while one has tokens."""
+    while True:
+        found = await watched(engine, LONG, begun, name)
+        begun.clear()
+        if found.finish_reason != "length":
+            return found
+
+
+async def watched(engine: Engine, sampling: TokenSampling, begun: asyncio.Event, name: str | None = None) -> Generation:
+    """A completion, piece by piece, as one."""
+    whole = Generation([], [], [], [], None)
+    async for piece in engine.stream(PROMPT, sampling, request_id=name):
+        whole = joined(whole, piece)
+        begun.set()
+    return whole
+
+
 async def test_abort_keeps_what_there_is(subject: Subject) -> None:
-    pieces: list[Generation] = []
-
-    async def watch() -> None:
-        async for piece in subject.engine.stream(PROMPT, LONG, request_id="mine"):
-            pieces.append(piece)  # noqa: PERF401 - looked at while it grows
-
+    begun = asyncio.Event()
     other = asyncio.create_task(subject.engine.generate(PROMPT, replace(LONG, max_tokens=20)))
-    watching = asyncio.create_task(watch())
-    while not pieces:
-        await asyncio.sleep(0.001)
-    await subject.engine.abort("mine")
+    ended = asyncio.create_task(until_ended(subject.engine, begun, "mine"))
     await subject.engine.abort("nobody")
-    await watching
-    drawn = sum(len(piece.ids) for piece in pieces)
-    assert pieces[-1].finish_reason == "abort" and 0 < drawn < LONG.max_tokens
-    assert drawn == sum(len(piece.versions) for piece in pieces)
+    async with asyncio.timeout(120):
+        while not ended.done():
+            await begun.wait()
+            await subject.engine.abort("mine")
+            await asyncio.wait([ended], timeout=0.1)
+    found = await ended
+    assert found.finish_reason == "abort" and 0 < len(found.ids) < LONG.max_tokens
+    assert len(found.ids) == len(found.versions)
     assert (await other).finish_reason == "length"
     await subject.busy.until(0)
 
 
 async def test_whoever_leaves_frees_its_place(subject: Subject) -> None:
-    call = asyncio.create_task(subject.engine.generate(PROMPT, LONG))
+    call = asyncio.create_task(until_ended(subject.engine, asyncio.Event()))
     await subject.busy.until(1)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
@@ -336,42 +351,47 @@ async def test_requests_wait_while_it_is_paused(subject: Subject) -> None:
 
 
 async def test_a_pause_may_end_what_is_under_way(subject: Subject) -> None:
-    call = asyncio.create_task(subject.engine.generate(PROMPT, LONG))
-    await subject.busy.until(1)
-    await subject.engine.pause("abort")
-    found = await call
+    begun = asyncio.Event()
+    ended = asyncio.create_task(until_ended(subject.engine, begun))
+    await begun.wait()
+    async with asyncio.timeout(120):
+        while not ended.done():  # the one that had begun may just have come to its end, and the next one waits
+            await subject.engine.pause("abort")
+            await asyncio.wait([ended], timeout=1.0)
+            await subject.engine.resume()
+    found = await ended
     assert found.finish_reason == "abort" and len(found.ids) == len(found.versions) < LONG.max_tokens
-    await subject.engine.resume()
-
-
-async def watched(engine: Engine, seed: int, begun: asyncio.Event) -> Generation:
-    """A long completion, piece by piece, as one."""
-    whole = Generation([], [], [], [], None)
-    async for piece in engine.stream(PROMPT, replace(LONG, seed=seed)):
-        whole = joined(whole, piece)
-        begun.set()
-    return whole
 
 
 async def test_an_update_in_flight_gives_every_token_its_version(subject: Subject) -> None:
     """Last, since versions only grow."""
     engine, policy, other = subject.engine, subject.policy, subject.other
     await engine.flush_cache()
-    begun = [asyncio.Event() for _ in range(3)]
-    calls = [asyncio.create_task(watched(engine, i, event)) for i, event in enumerate(begun)]
+    begun, updated = [asyncio.Event() for _ in range(3)], asyncio.Event()
+    drawn: list[Generation] = []
+
+    async def one_after_another(number: int) -> None:
+        """Of another length in each place: they do not all come to their end at the moment of the update."""
+        sampling = replace(LONG, max_tokens=LONG.max_tokens - 17 * number, seed=number)
+        while not updated.is_set():
+            drawn.append(await watched(engine, sampling, begun[number]))
+
+    calls = [asyncio.create_task(one_after_another(number)) for number in range(3)]
     await asyncio.gather(*(event.wait() for event in begun))
     await engine.pause("in_place")
     await engine.load_weights(other, 5)
+    updated.set()
     await engine.resume()
     assert engine.version == 5
     fresh = await engine.generate(PROMPT, replace(GREEDY, max_tokens=6))
     assert fresh.versions == [5] * 6 and fresh.ids == logprobs_of(subject, other, fresh).argmax(-1).tolist()
-    for found in await asyncio.gather(*calls):
+    await asyncio.gather(*calls)
+    for found in drawn:
         before = found.versions.count(0)
-        assert found.versions == [0] * before + [5] * (LONG.max_tokens - before)
-        assert 0 < before < LONG.max_tokens, "the update came while it was being drawn"
+        assert found.finish_reason == "length" and found.versions == [0] * before + [5] * (len(found.ids) - before)
         rows = np.arange(before), found.ids[:before]
         np.testing.assert_allclose(found.logprobs[:before], logprobs_of(subject, policy.params, found)[rows], atol=1e-4)
+    assert any(0 < found.versions.count(0) < len(found.ids) for found in drawn), "the update came while it was drawn"
 
 
 async def test_health_after_the_end(subject: Subject) -> None:

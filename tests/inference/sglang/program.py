@@ -1,10 +1,10 @@
 """A program that behaves as a server does that is started and watched; it needs no SGLang.
 
-    program.py PORT [--fail CODE] [--slow SECONDS] [--deaf]
+    program.py PORT [--fail CODE] [--slow SECONDS] [--after FILE] [--deaf]
 
 It has a child, which has another one in a session of its own, as far from the program's own group as can be. It says
 the ids of all of them at /server_info, and at /generate where it listens. With --fail it ends at once, with --slow it
-answers after a while, with --deaf it takes no notice of SIGTERM.
+answers after a while, with --after once there is such a file, with --deaf it takes no notice of SIGTERM.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from aiohttp import web
 
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--fail", type=int)
     parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--after", type=Path)
     parser.add_argument("--deaf", action="store_true")
     given = parser.parse_args()
     print("[2026-11-24 17:51:37] Load weight begin.", flush=True)
@@ -42,7 +44,8 @@ def main() -> None:
     ready = time.monotonic() + given.slow
 
     async def health(request: web.Request) -> web.Response:
-        return web.Response(status=200 if time.monotonic() >= ready else 503)
+        healthy = time.monotonic() >= ready and (given.after is None or given.after.exists())
+        return web.Response(status=200 if healthy else 503)
 
     async def info(request: web.Request) -> web.Response:
         return web.json_response(

@@ -9,6 +9,9 @@ import aiohttp
 
 from rl.inference.sglang.server import Launched
 
+LONG_S = 600.0
+"""Within which whatever should happen has happened, however busy the machine is."""
+
 Make = Callable[..., Launched]
 """Name and flags to a server that runs `program.py`."""
 
@@ -28,7 +31,14 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def gone(*those: int, within: float = 10.0) -> bool:
+async def until(condition: Callable[[], object]) -> None:
+    """Returns once a condition holds."""
+    async with asyncio.timeout(LONG_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def gone(*those: int, within: float = LONG_S) -> bool:
     """Whether processes end in time."""
     end = time.monotonic() + within
     while any(map(alive, those)) and time.monotonic() < end:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+from server_processes import until
 
 from envs.render import ByteRenderer
 from rl.inference.engine import EngineBusyError, EngineError, Generation, TokenSampling
@@ -36,8 +37,7 @@ class Place(NamedTuple):
         return self.servers[-1].url
 
     async def under_way(self) -> None:
-        while not any(lane.busy for lane in self.inside._lanes):
-            await asyncio.sleep(0.01)
+        await until(lambda: any(lane.busy for lane in self.inside._lanes))
 
     @property
     def requests(self) -> int:
@@ -72,18 +72,41 @@ async def make(place: Place) -> AsyncIterator[Make]:
 
 
 async def test_a_request_whose_server_goes_is_made_anew(place: Place, make: Make) -> None:
-    engine = await make()
+    engine, over = await make(), asyncio.Event()
     alone = await engine.generate(PROMPT, LONG)
     assert len(alone.ids) == 40
-    call = asyncio.create_task(engine.generate(PROMPT, LONG))
+
+    async def one_after_another() -> list[Generation]:
+        """So that one is under way, however fast they are drawn."""
+        found: list[Generation] = []
+        while not over.is_set():
+            found.append(await engine.generate(PROMPT, LONG))
+        return found
+
+    calls = asyncio.create_task(one_after_another())
     await place.under_way()
     await place.inside.pause()
     gone = place.servers.pop()
     await gone.end()
     await place.inside.resume()
     await place.serve(urlsplit(gone.url).port or 0)
-    found = await call
-    assert found == alone and found.versions == [0] * 40
+    over.set()
+    for found in await calls:
+        assert found == alone and found.versions == [0] * 40
+
+
+async def test_a_server_that_is_gone_is_paused_when_it_is_back(place: Place, make: Make) -> None:
+    engine = await make()
+    gone = place.servers.pop()
+    await gone.end()
+    pausing = asyncio.create_task(engine.pause())
+    await place.serve(urlsplit(gone.url).port or 0)
+    await pausing
+    call = asyncio.create_task(engine.generate(PROMPT, LONG))
+    await until(lambda: place.requests == 1)
+    assert not any(lane.busy for lane in place.inside._lanes)
+    await engine.resume()
+    assert len((await call).ids) == 40
 
 
 async def test_an_end_that_nobody_asked_for_is_no_end(place: Place, make: Make) -> None:
@@ -112,18 +135,16 @@ async def test_silence_ends_a_request_on_both_sides(place: Place, make: Make) ->
     with pytest.raises(EngineError, match=r"/generate said nothing for 0\.3 s"):
         await engine.generate(PROMPT, LONG)
     await place.inside.resume()
-    async with asyncio.timeout(10):
-        while place.requests:
-            await asyncio.sleep(0.01)
+    await until(lambda: not place.requests)
 
 
 async def test_only_so_many_are_under_way_and_wait(place: Place, make: Make) -> None:
     engine = await make(in_flight=1, max_waiting=1)
     await place.inside.pause()
     first = asyncio.create_task(engine.generate(PROMPT, LONG))
-    await asyncio.sleep(0.1)
+    await until(lambda: place.requests == 1)
     second = asyncio.create_task(engine.generate(PROMPT, LONG))
-    await asyncio.sleep(0.1)
+    await until(lambda: engine._waiting == 1)
     assert place.requests == 1
     with pytest.raises(EngineBusyError, match="1 requests wait for their turn already"):
         await engine.generate(PROMPT, LONG)

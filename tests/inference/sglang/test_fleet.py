@@ -3,11 +3,11 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from server_processes import Make, alive, pids
+from server_processes import Make, alive, pids, until
 
 from rl.inference.engine import EngineError
 from rl.inference.sglang.fleet import Fleet, OnRestart, Revival, Route, highest
@@ -31,12 +31,6 @@ async def running(
 
 async def kill(url: str, number: int = signal.SIGKILL) -> None:
     os.kill((await pids(url))[0], number)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not true():
-            await asyncio.sleep(0.02)
 
 
 async def test_a_killed_server_gets_its_weights_before_it_is_used(make: Make) -> None:

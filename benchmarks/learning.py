@@ -218,7 +218,9 @@ def page(found: Mapping[str, Sequence[Arm]], updates: int) -> str:
     seeds = ", ".join(str(seed) for seed in next(iter(found.values()))[0].seeds)
     lines.append(
         f"Held-out exact match, {updates} updates of {ROLLOUTS} rollouts, seeds {seeds}; in brackets 95 % by "
-        "Student's t over the seeds (for a single seed over its tasks)."
+        "Student's t over the seeds (for a single seed over its tasks). Each batch is used for one step: on policy all "
+        "ratios are 1, and algorithms that differ in clipping alone, as dapo and grpo, are the same. Seconds depend on "
+        "what else the machine did."
     )
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from rl.algorithms.privileged import Privilege
 from rl.ops.logprobs import TokenScores
 from rl.types import Batch, Hyper
 
@@ -146,6 +147,8 @@ class Algorithm(NamedTuple):
         critic: who says what each token is worth, for `loss` and `credit`.
         keep: `keep(outcomes) -> kept`, by environment: what credit of the next step finds in `Outcomes.kept`.
         scores_first: `prepare` reads `batch.proximal_logprobs`.
+        privilege: `loss` reads what the policy itself says of its tokens behind a prompt that tells more, in the place
+            of the reference's log-probabilities.
     """
 
     credit: Credit
@@ -159,3 +162,4 @@ class Algorithm(NamedTuple):
     critic: Critic | None = None
     keep: Callable[[Outcomes], Mapping[str, float]] | None = None
     scores_first: bool = False
+    privilege: Privilege | None = None

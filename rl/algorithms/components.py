@@ -40,10 +40,12 @@ def with_components(algorithm: Algorithm, names: Collection[Component]) -> Algor
         names: the components that batches have.
 
     Raises:
-        ValueError: for the name of no component.
+        ValueError: for the name of no component, or a divergence from a reference where a teacher stands in its place.
     """
     if unknown := [name for name in names if name not in COMPONENTS]:
         raise ValueError(f"components are {', '.join(COMPONENTS)}; found {', '.join(map(repr, unknown))}")
+    if "ref_kl" in names and algorithm.privilege is not None:
+        raise ValueError("ref_kl is a divergence from a reference, and the policy's own teacher stands in its place")
     losses = {name: {"rl": algorithm.loss, "ce": _cross_entropy, "ref_kl": _divergence}[name] for name in names}
     mean = aggregation("token_mean", 1)
 

@@ -27,7 +27,8 @@ from rl.algorithms.base import Algorithm, Ask, Critic, Outcomes, TokenLoss, Toke
 from rl.algorithms.corrections import CORRECTIONS, WEIGHTS
 from rl.algorithms.covariance import CHOICES
 from rl.algorithms.credit import CREDITS, KEEPS, LENGTH_PENALTIES
-from rl.algorithms.losses import LOSSES, TAUGHT
+from rl.algorithms.losses import LOSSES, SELF_TAUGHT, TAUGHT
+from rl.algorithms.privileged import Privilege
 from rl.algorithms.token_credit import CRITICS, CriticParts, Kind
 from rl.ops.kl import KL_ESTIMATORS, KLEstimator, kl_estimate
 from rl.ops.logprobs import TokenScores
@@ -79,7 +80,8 @@ def compose(
         entropy_weight: of the entropy (nats) that the loss rewards.
 
     Raises:
-        ValueError: for an unknown part, argument or choice, or a correction that would count twice.
+        ValueError: for an unknown part, argument or choice, a correction that would count twice, or a divergence from a
+            reference beside a teacher that stands in its place.
     """
     chosen = Parts.of(credit=credit, length_penalty=length_penalty, loss=loss, correction=correction)
     numbers, choices = chosen.bind(settings)
@@ -93,6 +95,8 @@ def compose(
     if kl_estimator not in KL_ESTIMATORS:
         raise ValueError(f"kl_estimator is {kl_estimator!r}; expected one of {', '.join(KL_ESTIMATORS)}")
     with_kl, with_teacher = kl_weight > 0, chosen.loss in TAUGHT
+    if with_kl and chosen.privilege is not None:
+        raise ValueError("kl_weight is of the divergence from a reference, and the teacher stands in its place; set 0")
     regularisers = _Regularisers(
         kl_estimator if with_kl and kl_in == "loss" else None, kl_unbiased, entropy_weight != 0
     )
@@ -111,6 +115,7 @@ def compose(
         asks=asked | {"behaviour_logprobs", "reference_logprobs"} if in_credit else asked,
         critic=hosted.critic(),
         keep=None if chosen.credit not in KEEPS else hosted.of(KEEPS[chosen.credit]),
+        privilege=None if chosen.privilege is None else chosen.privilege(**_arguments(chosen.privilege, choices)),
     )
 
 
@@ -123,24 +128,27 @@ class Parts(NamedTuple):
     choice: Callable[..., Any] | None
     corrections: tuple[Callable[..., Any], ...]
     critic: CriticParts | None
+    privilege: Callable[..., Privilege] | None
 
     @classmethod
     def of(cls, *, credit: Part, length_penalty: Part | None, loss: Part, correction: Any) -> "Parts":
         listed = [] if correction is None else [correction] if isinstance(correction, str) else correction
         listed = [listed] if callable(listed) else listed
-        function = look_up("credit", credit)
+        function, loss_function = look_up("credit", credit), look_up("loss", loss)
         return cls(
             function,
             None if length_penalty is None else look_up("length_penalty", length_penalty),
-            look_up("loss", loss),
+            loss_function,
             CHOICES.get(loss) if isinstance(loss, str) else None,
             tuple(look_up("correction", each) for each in listed),
             CRITICS.get(function),
+            SELF_TAUGHT.get(loss_function),
         )
 
     @property
     def functions(self) -> list[Callable[..., Any]]:
         found = [self.credit, *(self.critic or ()), self.length_penalty, self.loss, self.choice, *self.corrections]
+        found.append(self.privilege)
         return [function for function in found if function is not None]
 
     def parameters(self) -> dict[str, inspect.Parameter]:

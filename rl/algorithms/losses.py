@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rl.algorithms.base import Loss, TokenLoss, Tokens
+from rl.algorithms.privileged import privilege
 from rl.ops.masked import clamp, magnitude
 from rl.ops.segments import segment_mean, segment_sum
 from rl.types import Number
@@ -337,6 +338,17 @@ def distil(x: Tokens, *, distil_weight: Number = 1.0, log_ratio_limit: Number = 
     return importance(taught, log_ratio_limit=log_ratio_limit)._replace(metrics={"kl_teacher": -behind})
 
 
+def distil_self(x: Tokens, *, distil_weight: Number = 1.0, log_ratio_limit: Number = 20.0) -> TokenLoss:
+    """`distil`, where `q` is the policy's own probability of the token behind a prompt that tells more
+    (`rl.algorithms.privileged`; SDFT, arXiv:2601.19897; SDPO, arXiv:2601.20802).
+
+    Args:
+        distil_weight: of the log of the teacher's over the policy's probability, in nats, beside the advantage.
+        log_ratio_limit: log-ratios (nats) are clamped to ± this.
+    """
+    return distil(x, distil_weight=distil_weight, log_ratio_limit=log_ratio_limit)
+
+
 LOSSES: Mapping[str, Loss] = {
     "clip": clip,
     "reinforce": reinforce,
@@ -353,6 +365,9 @@ LOSSES: Mapping[str, Loss] = {
     "clip_cov": clip_cov,
     "kl_cov": kl_cov,
     "distil": distil,
+    "distil_self": distil_self,
 }
 TAUGHT = (distil,)
 """Losses that need a teacher: its log-probabilities stand where those of the reference do."""
+SELF_TAUGHT = {distil_self: privilege}
+"""Losses whose teacher is the policy itself, and what says how, with settings that belong to the algorithm."""

@@ -221,6 +221,32 @@ opd = named(
     loss="distil",
 )
 
+sdft = named(
+    "sdft",
+    """Self-distillation from demonstrations (SDFT; Shenfeld et al. 2026, arXiv:2601.19897): the policy samples an
+    answer, and every token earns what the policy itself, shown a demonstration in its prompt, thinks better or worse of
+    it.
+
+    As in `opd`, the reverse KL divergence is estimated by the sampled tokens alone, and there is no moving average of
+    weights: the teacher has the policy's own at each update, or the first. A model that does not answer better when it
+    is shown how learns nothing. Prompts have to be those of the tasks, without tools, and turns to continue each
+    other's tokens.""",
+    credit="nothing",
+    loss="distil_self",
+)
+
+sdpo = named(
+    "sdpo",
+    """Self-distillation from one's own successes (SDPO; Hübotter et al. 2026, arXiv:2601.20802): as `sdft`, but what
+    the teacher is shown is the best rollout of the group; those that are the best, or as good, learn nothing.
+
+    Differs from the paper as `sdft` does, and is not told why an answer failed. With `credit=group_mean` rewards count,
+    too.""",
+    credit="nothing",
+    loss="distil_self",
+    privileged="best",
+)
+
 ppo = named(
     "ppo",
     """PPO (Schulman et al. 2017, arXiv:1707.06347): a critic learns what each token is worth, and advantages are
@@ -280,7 +306,7 @@ ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
     for factory in (
         grpo, dr_grpo, dapo, rloo, reinforce, reinforce_pp, opo, gpg, maxrl, pass_at_k, gdpo, gspo, cispo, sapo, gmpo,
         dppo_tv, dppo_kl, ipo_mask, dro, kimi_k15, topr, vespo, clip_cov, kl_cov, importance, decoupled_ppo, icepop,
-        opd, ppo, remax, rae, turn_level, otb, custom,
+        opd, sdft, sdpo, ppo, remax, rae, turn_level, otb, custom,
     )
 }  # fmt: skip
 """By the name in a config."""

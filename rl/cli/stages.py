@@ -33,6 +33,7 @@ from rl.rollout.collect import Collector
 from rl.rollout.demonstrations import Demonstrations
 from rl.rollout.held_out import held_out
 from rl.rollout.pairs import Pair, pair_segments
+from rl.rollout.privileged import instruct
 from rl.rollout.schedule import Schedule
 from rl.rollout.select import LastRewards, Selection, within
 from rl.rollout.steps import Steps
@@ -42,7 +43,7 @@ from rl.trainer.critic import CriticState, init_critic
 from rl.trainer.loop import reinforce
 from rl.trainer.minibatches import make_measure, make_updates
 from rl.trainer.optimizer import Optimizer
-from rl.trainer.reference import Look, make_look, make_with_reference
+from rl.trainer.reference import Look, make_look, make_taught, make_with_reference
 from rl.trainer.reward import make_reward_score
 from rl.trainer.sft import supervise
 from rl.trainer.state import TrainState, init_state, parameter_count
@@ -238,6 +239,13 @@ class Stages:
             batch = self._packed(parts, prompts * group_size + beside, cut=minibatches)
             return batch if reference is None else reference(batch)
 
+        privilege, taught, own = algorithm.privilege, None, None
+        if privilege is not None:
+            own = jax.tree.map(jnp.copy, trained) if privilege.weights == "initial" else None
+            taught = make_taught(
+                self._score, self.pack.row_length, rows, prompts * group_size + beside, sampling.temperature
+            )
+
         def assemble(groups: Groups, state: TrainState) -> tuple[Batch, Mapping[str, float]]:
             def per_token(parts: list[Segment]) -> dict[str, list[np.ndarray]]:
                 batch = packed(parts)
@@ -248,12 +256,17 @@ class Stages:
             names = [self.environment.name] * len(groups)
             kept = {name: float(value) for name, value in state.kept.items()}
             credited = credit(algorithm, groups, per_token=per_token, environments=names, kept=kept)
+            if privilege is not None:
+                instruct(credited.segments, groups, privilege, self.environment, self.policy.renderer)
             parts = within(credited.segments, selection)
             if mix:
                 parts += shown.pop(int(state.step))
                 for part in parts:
                     part.components = {name: (part.components or {"rl": 1.0}).get(name, 0.0) for name in components}
-            return packed(parts), credited.kept
+            batch = packed(parts)
+            if taught is not None:
+                batch = taught(join(state.params if own is None else own, frozen), parts, batch)
+            return batch, credited.kept
 
         shown: dict[int, list[Segment]] = {}
 

@@ -28,6 +28,7 @@ class Segment:
         returns: what it should have said.
         pair: number of the pair it belongs to, from 1, negative if it is the worse answer; 0: to none.
         components: its weight in each component of the loss; all segments of a batch name the same ones, or none.
+        taught: what a teacher reads in its place: another prompt, and from the first sampled token on the same.
     """
 
     tokens: list[int]
@@ -41,6 +42,7 @@ class Segment:
     returns: list[float] = field(default_factory=list)
     pair: int = 0
     components: Mapping[str, float] = field(default_factory=dict)
+    taught: list[int] = field(default_factory=list)
 
 
 def segments(trajectory: Trajectory, advantage: float = 0.0) -> list[Segment]:
@@ -119,6 +121,27 @@ def unpack(parts: Sequence[Segment], row_length: int, packed: np.ndarray) -> lis
             found[i] = packed[r, start:end][np.array(parts[i].mask, bool)]
             start = end
     return [found[i] for i in range(len(parts))]
+
+
+def lay(parts: Sequence[Segment], row_length: int, rows: int, numbers: Sequence[np.ndarray]) -> np.ndarray:
+    """`[rows, row_length]`: what is known of the sampled tokens of each segment, where `pack` lays them; 0 between."""
+    result = np.zeros((rows, row_length), np.float32)
+    for r, row in enumerate(_laid(parts, row_length)):
+        start = 0
+        for i in row:
+            end = start + len(parts[i].tokens)
+            result[r, start:end][np.array(parts[i].mask, bool)] = numbers[i]
+            start = end
+    return result
+
+
+def taught(part: Segment) -> Segment:
+    """The segment as its teacher reads it, with the same sampled tokens; as it is, if that is nothing else."""
+    if not part.taught:
+        return part
+    ahead = len(part.taught) - (len(part.tokens) - part.mask.index(True))
+    mask = [False] * ahead + part.mask[part.mask.index(True) :]
+    return Segment(part.taught, mask, [0.0] * len(mask), rollout_tokens=part.rollout_tokens)
 
 
 def _laid(parts: Sequence[Segment], row_length: int) -> list[list[int]]:

@@ -1,12 +1,14 @@
 """What is known of a batch before the update: log-probabilities under a frozen reference policy, what credit asks to be
 told about each token. A few rows at a time."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from rl.data.pack import Segment, lay, pack, taught, unpack
 from rl.models.base import Params
 from rl.models.lora import join
 from rl.ops.logprobs import TokenScores
@@ -35,6 +37,37 @@ def make_with_reference(score: Score, reference: Params, rows: int, temperature:
         return result
 
     return lambda batch: batch._replace(reference_logprobs=logprobs(reference, batch))
+
+
+def make_taught(
+    score: Score, row_length: int, rows: int, min_rows: int, temperature: float
+) -> Callable[[Params, Sequence[Segment], Batch], Batch]:
+    """`taught(params, parts, batch) -> batch`: in the place of `reference_logprobs` what a teacher, who reads
+    `Segment.taught`, says of each sampled token.
+
+    Args:
+        score: from `make_score`.
+        row_length: that the batch was packed with; the teacher's rows are as long, or twice, four times …
+        rows: rows scored at once.
+        min_rows: of the teacher's batch, so that few shapes occur.
+        temperature: of the policy.
+    """
+
+    @jax.jit
+    def logprobs(params: Params, batch: Batch) -> jax.Array:
+        result: jax.Array = by_rows(lambda few: score(params, few, temperature).logprobs, batch, rows)
+        return result
+
+    def filled(params: Params, parts: Sequence[Segment], batch: Batch) -> Batch:
+        read = [taught(part) for part in parts]
+        length = row_length
+        while length < max((len(part.tokens) for part in read), default=0):
+            length *= 2
+        found = np.asarray(logprobs(params, pack(read, length, rows, min_rows)))
+        said = lay(parts, row_length, len(batch.tokens), unpack(read, length, found))
+        return batch._replace(reference_logprobs=jnp.asarray(said))
+
+    return filled
 
 
 def make_look(score: Score, names: Iterable[str], rows: int, temperature: float, frozen: Params | None = None) -> Look:

@@ -23,6 +23,9 @@ def test_a_student_learns_from_another_run_and_from_pairs(
     assert main(["train", *RUN, "algorithm=opd", "teacher=wise", "run_dir=run"]) == 0
     rows = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert '"kl_teacher": ' in rows and '"nonfinite": 0.0' in rows
+    assert main(["train", *RUN, "algorithm=sdft", "run_dir=by_itself", "steps=2"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "by_itself" / "metrics.jsonl").read_text().splitlines()]
+    assert all(abs(row["kl_teacher"]) > 1e-4 and row["grad_norm"] > 1e-4 for row in rows)
     pairs = ({"prompt": text, "chosen": text[::-1], "rejected": text} for text in ("ab", "cd"))
     lines = [json.dumps(pair) + "\n" for pair in pairs]
     (tmp_path / "pairs.jsonl").write_text("".join(lines))

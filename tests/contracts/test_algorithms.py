@@ -75,7 +75,7 @@ def test_credit_is_finite_and_only_for_what_has_a_reward(name: str) -> None:
     advantages = credit(ended)
     assert advantages.shape in ((6, 4), (6, 4, 8)) and np.isfinite(advantages).all()
     assert (advantages[~ended.valid] == 0).all()
-    if name != "opd":  # what teaches there is no reward
+    if name not in ("opd", "sdft", "sdpo"):  # what teaches there is no reward
         assert advantages[3:].reshape(3, -1).any(axis=1).all()
     if advantages.ndim == 3:
         assert (advantages[np.arange(8) >= ended.tokens[..., None]] == 0).all()
@@ -109,5 +109,8 @@ def test_good_tokens_become_likelier_and_bad_ones_less_so(name: str) -> None:
 def test_a_reference_is_asked_for_only_where_it_counts(name: str) -> None:
     factory = ALGORITHMS[name]
     assert factory().needs_reference == factory().needs_teacher == (name == "opd")
-    if "kl_weight" in inspect.signature(factory).parameters:
+    if factory().privilege is not None:
+        with pytest.raises(ValueError, match="the teacher stands in its place"):
+            factory(kl_weight=0.1)
+    elif "kl_weight" in inspect.signature(factory).parameters:
         assert factory(kl_weight=0.1).needs_reference

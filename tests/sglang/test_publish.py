@@ -1,16 +1,17 @@
 """A real server samples from what is published, by every way, and keeps or regains good weights on bad days."""
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import psutil
 import pytest
 import pytest_asyncio
+from real_servers import kill, program, scheduler
+from server_processes import LONG_S
 
 from envs.errors import ConfigError, UpswingError
 from rl.cli.build import Policy, make_policy
@@ -37,13 +38,24 @@ SIZES = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "ffn": 96, "contex
 PROMPT = [72, 101, 108, 108, 111]
 
 
+class Watched(Http):
+    """Calls `before` with the path of whatever it posts, before it does."""
+
+    before: Callable[[str], None] = staticmethod(lambda path: None)
+
+    async def post(self, url: str, path: str, *arguments: Any, **named: Any) -> Any:
+        self.before(path)
+        return await super().post(url, path, *arguments, **named)
+
+
 class Bench(NamedTuple):
     """A server, what it was started with, and how to ask it."""
 
     server: Launched
-    http: Http
+    http: Watched
     policy: Policy
     exporter: Exporter
+    score: Scorer
 
     @property
     def url(self) -> str:
@@ -62,6 +74,25 @@ class Bench(NamedTuple):
             self.url, "/generate", {"input_ids": PROMPT, "sampling_params": sampling, "return_logprob": True}
         )
 
+    @asynccontextmanager
+    async def drawing(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """Answers in four places, one after another as long as the block runs, from when they are drawn: some are under
+        way in it, however fast the machine is. Each place has a length of its own, so not all end at once."""
+        answers, over = list[dict[str, Any]](), asyncio.Event()
+
+        async def one_after_another(tokens: int) -> None:
+            while not over.is_set():
+                answers.append(await self.sample(tokens))
+
+        async with asyncio.TaskGroup() as group:
+            for tokens in (300, 330, 360, 390):
+                group.create_task(one_after_another(tokens))
+            async with asyncio.timeout(LONG_S):
+                while not (await self.http.get(self.url, "/v1/loads"))["loads"][0]["num_running_reqs"]:
+                    await asyncio.sleep(0.02)
+            yield answers
+            over.set()
+
     async def checksums(self) -> dict[str, str]:
         return (await self.http.post(self.url, "/weights_checker", {"action": "checksum"}))["ranks"][0]["checksums"]
 
@@ -79,7 +110,8 @@ class Bench(NamedTuple):
 
     async def scored(self, params: Params, ids: Sequence[int], logprobs: Sequence[float], start: int, end: int) -> None:
         """Holds the log-probabilities of some of the tokens against those of our own forward pass."""
-        ours = (await Scorer(self.policy.model, params)([*PROMPT, *ids]))[len(PROMPT) - 1 :]
+        self.score.load(params)
+        ours = (await self.score([*PROMPT, *ids]))[len(PROMPT) - 1 :]
         np.testing.assert_allclose(logprobs[start:end], ours[start:end], atol=1e-4, rtol=0)
 
 
@@ -100,9 +132,10 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
     server = Launched(
         "the server", f"http://127.0.0.1:{port}", server_command(find_python(), folder, port=port), folder / "log"
     )
-    http = Http(timeout=120.0)
+    http = Watched(timeout=LONG_S)
     await server.start(print)
-    yield Bench(server, http, policy, Exporter(policy.origin.family, policy.model, "float32"))
+    exporter = Exporter(policy.origin.family, policy.model, "float32")
+    yield Bench(server, http, policy, exporter, Scorer(policy.model, policy.params))
     await http.close()
     await server.stop()
 
@@ -141,18 +174,22 @@ async def test_tokens_under_way_carry_the_version_they_were_drawn_with(
     by = way(name, bench)
     first, publisher = bench.publisher(by), bench.publisher(by, pause=pause, flush=flush)
     await first.publish(bench.params(1), 21, [bench.url])
-    drawing = asyncio.ensure_future(bench.sample(400))
-    await asyncio.sleep(0.5)
-    await publisher.publish(bench.params(2), 22, [bench.url])
-    answer = await drawing
-    spans = answer["meta_info"]["weight_versions"]
-    assert [span["version"] for span in spans] == ["21", "22"]
-    assert 0 < spans[0]["end"] == spans[1]["start"] < 400
-    logprobs, ids, _ = zip(*answer["meta_info"]["output_token_logprobs"], strict=True)
-    change = spans[1]["start"]
-    await bench.scored(bench.params(1), ids, logprobs, 0, change)
-    if pause == "retract":  # what it had read with the first weights is read with the second
-        await bench.scored(bench.params(2), ids, logprobs, change, 400)
+    async with bench.drawing() as answers:
+        await publisher.publish(bench.params(2), 22, [bench.url])
+    both = 0
+    for answer in answers:
+        logprobs, ids, _ = zip(*answer["meta_info"]["output_token_logprobs"], strict=True)
+        spans = answer["meta_info"]["weight_versions"]
+        assert [span["start"] for span in spans] == [0, *(span["end"] for span in spans[:-1])]
+        assert spans[-1]["end"] == len(ids) and all(span["start"] < span["end"] for span in spans)
+        assert [span["version"] for span in spans] in (["21"], ["21", "22"], ["22"])
+        both += len(spans) == 2
+        for span in spans:
+            if span["version"] == "21":
+                await bench.scored(bench.params(1), ids, logprobs, span["start"], span["end"])
+            elif pause == "retract":  # what it had read with the first weights is read with the second
+                await bench.scored(bench.params(2), ids, logprobs, span["start"], span["end"])
+    assert both, "the publication came while some were drawn"
     await publisher.close()
     await first.close()
 
@@ -200,23 +237,27 @@ async def test_killed_while_it_loads_it_gets_the_version_when_it_is_back(bench: 
     publisher = bench.publisher(way(name, bench))
     await publisher.publish(bench.params(7), 51, [bench.url])
     params = bench.params(8)
-    scheduler = next(p for p in _processes(bench.server) if "scheduler" in " ".join(p.cmdline()))
-    scheduler.send_signal(signal.SIGSTOP)  # it never gets as far as to answer
+    main = program(bench.server.pid)
+    loading, holder = asyncio.Event(), scheduler(main)
+
+    def freeze(path: str) -> None:
+        """Has the server never get as far as to answer what orders it to load."""
+        if path.startswith("/update_weights_from_"):
+            holder.suspend()
+            loading.set()
+
+    bench.http.before = freeze
     publishing = asyncio.ensure_future(publisher.publish(params, 52, [bench.url]))
-    await asyncio.sleep(1.0)
-    for process in _processes(bench.server):
-        process.kill()
+    async with asyncio.timeout(LONG_S):
+        await loading.wait()
+    kill(main)
     with pytest.raises(EngineError) as error:
         await publishing
     assert isinstance(error.value, PublishError) is (publisher.version == 52)
+    bench.http.before = lambda path: None
     await bench.server.start(print)
     await publisher.restore(bench.url)
     await bench.follows(bench.params(7) if publisher.version == 51 else params)
     await publisher.publish(params, 53, [bench.url])
     assert await bench.checksums() == bench.expected(params)
     await publisher.close()
-
-
-def _processes(server: Launched) -> list[psutil.Process]:
-    """The server's own, without the one that watches it."""
-    return psutil.Process(server.pid).children(recursive=True)

@@ -7,9 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 
+from envs.errors import ConfigError, UpswingError
 from rl.cli.build import Policy, make_policy
 from rl.cli.engine import open_engine
 from rl.cli.export import write_directory
@@ -153,3 +155,68 @@ async def check_bare(policy: Policy, url: str) -> None:
     expected = await Scorer(policy.model, bare(policy.params))([72, 1, 2, *answer["output_ids"]])
     logprobs = [entry[0] for entry in answer["meta_info"]["output_token_logprobs"]]
     np.testing.assert_allclose(logprobs, expected[2:], atol=NEAR)
+
+
+async def test_what_is_wrong_with_a_server_is_one_error_and_changes_nothing(
+    url: str, base: Path, policy: Policy, tmp_path: Path
+) -> None:
+    config = SglangInference(urls=[url], publish="lora")
+    async with open_engine(config, policy, tmp_path / "mine" / "sglang", print) as engine:
+        mistakes: list[tuple[Policy, type[Exception], str]] = [
+            (policy, UpswingError, r"weights of another run, version 0 of .*/mine\.[0-9a-f]{8}\. Give each run"),
+        ]
+        await refused(config, mistakes, tmp_path)
+        assert await check(policy, [await drawn(engine, 0)]) == {0}
+    other = make_base(tmp_path / "other", 1)
+    await refused(
+        config,
+        [
+            (make(other), ConfigError, r"does not compute what the trainer does with an adapter"),
+            (make(base, rank=8), ConfigError, r"its adapters have rank 4 at most, and this one has 8"),
+        ],
+        tmp_path,
+    )
+    assert await adapters(url) == []
+
+
+async def refused(config: SglangInference, mistakes: list[tuple[Policy, type[Exception], str]], folder: Path) -> None:
+    for number, (policy, error, message) in enumerate(mistakes):
+        with pytest.raises(error, match=message):
+            async with open_engine(config, policy, folder / f"mistake-{number}" / "sglang", print):
+                pass
+
+
+async def test_of_two_behind_the_router_one_that_is_killed_comes_back_with_the_newest(
+    base: Path, tmp_path: Path
+) -> None:
+    policy = make(base, quantize="int8")  # servers have what the trainer computes with: the numbers read back
+    config = SglangInference(servers=2, publish="lora", load_timeout=24.0, restarts=3)
+    async with open_engine(config, policy, tmp_path, print) as engine:
+        urls = list(servers(tmp_path))
+        await engine.load_weights(version_of(policy, 1), 1)
+        calls = [asyncio.create_task(drawn(engine, index)) for index in range(8)]
+        await working(urls)
+        victim = servers(tmp_path)[urls[0]]
+        for process in [*victim.children(recursive=True), victim]:
+            process.kill()
+        assert await check(policy, list(await asyncio.gather(*calls))) == {1}
+        calls = [asyncio.create_task(drawn(engine, index)) for index in range(8)]
+        await engine.load_weights(version_of(policy, 2), 2)  # waits until both serve
+        assert await check(policy, list(await asyncio.gather(*calls))) <= {1, 2}
+        found = await asyncio.gather(*(drawn(engine, index) for index in range(8)))
+        assert await check(policy, list(found)) == {2}
+        assert [(await adapters(url))[-1] for url in urls] == ["2", "2"]
+        assert set(servers(tmp_path)) == set(urls) and servers(tmp_path)[urls[0]].pid != victim.pid
+
+
+def servers(folder: Path) -> dict[str, psutil.Process]:
+    """The URL of each server that was started for an engine -> its main process."""
+    found = {}
+    for program in psutil.Process().children(recursive=True):
+        try:
+            words = program.cmdline()
+        except psutil.NoSuchProcess:  # it has just ended
+            continue
+        if words[1:3] == ["-m", "sglang.launch_server"] and str(folder / "model") in words:
+            found[f"http://127.0.0.1:{words[words.index('--port') + 1]}"] = program
+    return found

@@ -429,11 +429,27 @@ class SglangEngine:
         """Gives a server that was started anew the newest weights, and pauses it where all are."""
         if self._publisher is not None:
             await self._publisher.restore(url)
-        if self._paused is not None:
-            await self._http.post(url, "/pause_generation", {"mode": self._paused})
+        told: PauseMode | None = None
+        while told != self._paused:  # which may change while the server is told
+            told = self._paused
+            if told is None:
+                await self._http.post(url, "/continue_generation", {})
+            else:
+                await self._http.post(url, "/pause_generation", {"mode": told})
 
     async def _each(self, path: str, body: Mapping[str, Any], *, words: bool = False) -> None:
-        await asyncio.gather(*(self._http.post(url, path, body, words=words) for url in self._servers.urls))
+        """Asks all servers for what may be asked twice: one that goes meanwhile is asked again once it is back."""
+        urls: Sequence[str] = self._servers.urls
+        for tries in range(TRIES):
+            failures = await each(urls, lambda url: self._http.post(url, path, body, words=words))
+            if not failures:
+                return
+            for error in failures.values():
+                if tries == TRIES - 1 or not isinstance(error, Unreachable):
+                    raise error
+            urls = list(failures)
+            await asyncio.sleep(min(WAIT_S * 2.0**tries, LONGEST_WAIT_S))
+            await self._servers.serving()
 
     def _all(self) -> list[Drawing]:
         return [drawing for drawings in self._drawings.values() for drawing in drawings]

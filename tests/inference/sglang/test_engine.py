@@ -100,6 +100,7 @@ async def test_a_server_that_is_gone_is_paused_when_it_is_back(place: Place, mak
     gone = place.servers.pop()
     await gone.end()
     pausing = asyncio.create_task(engine.pause())
+    await until(lambda: engine._paused)  # nobody has heard of it
     await place.serve(urlsplit(gone.url).port or 0)
     await pausing
     call = asyncio.create_task(engine.generate(PROMPT, LONG))

@@ -145,7 +145,7 @@ async def test_only_so_many_are_under_way_and_wait(place: Place, make: Make) -> 
     first = asyncio.create_task(engine.generate(PROMPT, LONG))
     await until(lambda: place.requests == 1)
     second = asyncio.create_task(engine.generate(PROMPT, LONG))
-    await until(lambda: engine._waiting == 1)
+    await until(lambda: engine._drawer.waiting == 1)
     assert place.requests == 1
     with pytest.raises(EngineBusyError, match="1 requests wait for their turn already"):
         await engine.generate(PROMPT, LONG)

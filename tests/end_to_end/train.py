@@ -60,15 +60,32 @@ def rows(run_dir: Path, stage: str = "train") -> list[dict[str, float]]:
 
 
 def weights(run_dir: Path) -> dict[str, np.ndarray]:
-    import jax
-
     from rl.checkpoint import load_params
+
+    return by_name(load_params(run_dir, untrained(run_dir).params))
+
+
+def critic(run_dir: Path) -> dict[str, np.ndarray]:
+    from rl.checkpoint import load_critic
+    from rl.trainer.critic import init_critic
+
+    policy = untrained(run_dir)
+    like = init_critic("separate", policy.model.config.width, policy.params).params
+    return by_name(load_critic(run_dir, like))
+
+
+def untrained(run_dir: Path):
     from rl.cli.build import make_policy
     from rl.cli.model import model_of_run
     from rl.config import HardwareConfig
 
-    like = make_policy(replace(model_of_run(run_dir), checkpoint=None), HardwareConfig(), seed=0).params
-    leaves = jax.tree_util.tree_leaves_with_path(load_params(run_dir, like))
+    return make_policy(replace(model_of_run(run_dir), checkpoint=None), HardwareConfig(), seed=0)
+
+
+def by_name(tree) -> dict[str, np.ndarray]:
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
@@ -113,6 +130,26 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path, uninterrupted, st
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 11))
     for key in ("reward", "loss", "grad_norm", "entropy"):
         assert [row[key] for row in rows(tmp_path / "run")] == [row[key] for row in rows(uninterrupted)]
+
+
+CRITIC = ["algorithm=ppo", "steps=8", "prompts=4", "group_size=2", "eval.tasks=8", "run_dir=run"]
+
+
+def test_with_a_critic_it_ends_in_the_same_bits_too(tmp_path, tmp_path_factory):
+    """Killed after 5 updates; the newest checkpoint is of the 4th."""
+    straight = tmp_path_factory.mktemp("straight")
+    run(straight, *CRITIC)
+    process = subprocess.Popen(command(*CRITIC), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    wait_for(tmp_path / "run", "train", steps=5, process=process)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    run(tmp_path, *CRITIC, "resume=true")
+    ours, theirs = tmp_path / "run", straight / "run"
+    for found, expected in ((weights(ours), weights(theirs)), (critic(ours), critic(theirs))):
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert np.abs(critic(ours)["['weight']"]).max() > 0, "it has learned something"
+    for key in ("reward", "loss", "grad_norm", "critic_grad_norm", "value_loss", "explained_variance"):
+        assert [row[key] for row in rows(ours)] == [row[key] for row in rows(theirs)]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -41,8 +41,7 @@ from rl.models.matrices import matrices
 from rl.parallel.mesh import Rules, batch_constraint, make_mesh, parameter_shardings
 from rl.parallel.platform import use_platform
 from rl.rollout.client import EngineClient
-from rl.rollout.demonstration import demonstrated_texts
-from rl.rollout.demonstrations import Demonstrations
+from rl.rollout.demonstrations import Demonstrations, demonstrated_texts
 from rl.rollout.schedule import Schedule
 from rl.rollout.select import Selection, selection
 from rl.trainer.optimizer import SCHEDULES, Optimizer, scheduled

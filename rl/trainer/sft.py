@@ -15,7 +15,7 @@ from rl.types import Batch
 def demonstrated(task: Task, shown: Sequence[Message], renderer: Renderer) -> Trajectory:
     """A conversation as the trajectory a model would have left by saying just that: tokens, turns, no rewards.
 
-    No harness is asked: for a file of conversations. What an environment's expert does, `rollout.demonstration` plays.
+    No harness is asked: for a file of conversations. What an environment's expert does, `rollout.demonstrations` plays.
 
     Args:
         shown: messages an expert adds to the task's prompt; its assistant messages are what is learned.

@@ -17,7 +17,7 @@ from envs import (
 )
 from envs.render import ByteRenderer
 from rl.data.pack import segments
-from rl.rollout.demonstration import demonstration
+from rl.rollout.demonstrations import demonstration
 
 RENDERER = ByteRenderer()
 

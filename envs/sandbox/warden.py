@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 WINDOW = 1 << 20  # bytes of a process that goes on which the host has not taken yet
 WATCH = 0.1  # seconds between two looks at the memory
+DYING = 2.0  # seconds within which what was killed gives its memory back
 INIT = os.getpid() == 1
 
 
@@ -44,7 +45,7 @@ class Child:
     def __init__(
         self, number: int, pid: int, pipes: Sequence[int], stdin: int, kept: int | None, wall: float | None
     ) -> None:
-        self.number, self.pid, self.started, self.ooms = number, pid, time.monotonic(), 0
+        self.number, self.pid, self.started = number, pid, time.monotonic()
         self.pipes = dict(zip(pipes, ("stdout", "stderr"), strict=False))
         os.set_blocking(stdin, False)
         self.stdin: int | None = stdin
@@ -65,6 +66,7 @@ class Warden:
         self.deadline = time.monotonic() + limits["deadline"]
         self.over = False
         self.next_watch = 0.0
+        self.ooms = out_of_memory(limits)
         wake, wakeup = os.pipe()
         os.set_blocking(wake, False)
         os.set_blocking(wakeup, False)
@@ -209,7 +211,6 @@ class Warden:
         out, writes = os.pipe()
         err, errors = (out, writes) if kept is None else os.pipe()
         failed, failing = os.pipe()
-        ooms = out_of_memory(self.limits)
         try:
             pid = self.fork()
         except OSError as error:
@@ -233,7 +234,6 @@ class Warden:
             for fd in [*pipes, stdin]:
                 os.close(fd)
             raise OSError(int(problem), f"{argv[0]}: {os.strerror(int(problem))}")
-        child.ooms = ooms
         self.children[m["id"]] = child
         for fd in pipes:
             self.by_fd[fd] = child
@@ -306,7 +306,10 @@ class Warden:
                 return
             child = next((child for child in self.children.values() if child.pid == pid), None)
             if child is not None:
-                self.finish(child, os.waitstatus_to_exitcode(status))
+                code = os.waitstatus_to_exitcode(status)
+                if code in (-9, 137) and self.ran_out():  # the kernel was faster than our next look
+                    self.stop("memory", self.children.values())
+                self.finish(child, code)
 
     def finish(self, child: Child, code: int) -> None:
         """What a process wrote before its end is still in its pipes; what holds them open now does not count."""
@@ -325,8 +328,6 @@ class Warden:
         if child.kept is None:
             self.reply({"id": child.number, "event": "exit", "code": code})
             return
-        if code in (-9, 137) and not child.limit and out_of_memory(self.limits) > child.ooms:
-            child.limit = "memory"  # the kernel was faster than our next look
         out, err = bytes(child.kept["stdout"]), bytes(child.kept["stderr"])
         seconds = time.monotonic() - child.started
         head = {"id": child.number, "code": code, "limit": child.limit, "dropped": child.dropped, "seconds": seconds}
@@ -344,8 +345,13 @@ class Warden:
             self.stop("wall", late)
         if now >= self.next_watch:
             self.next_watch = now + WATCH
-            if self.busy() and memory(self.family()) > self.limits["memory"]:
+            if self.busy() and (self.ran_out() or memory(self.family()) > self.limits["memory"]):
                 self.stop("memory", self.children.values())
+
+    def ran_out(self) -> bool:
+        """Whether the kernel has ended anybody for want of memory since this was asked last."""
+        before, self.ooms = self.ooms, out_of_memory(self.limits)
+        return self.ooms > before
 
     def stop(self, limit: str, victims: Iterable[Child]) -> None:
         """Ends the victims, and with them everything nobody asked for: a bomb hides behind its orphans."""
@@ -358,10 +364,15 @@ class Warden:
         return [pid for pid in processes() if pid != 1] if INIT else sorted(below(os.getpid(), parents()))
 
     def kill_all(self, keep: Iterable[Child]) -> None:
-        """Kills what is not `keep` or below it. Stopped processes cannot fork while the others are looked for."""
+        """Kills what is not `keep` or below it. Stopped processes cannot fork while the others are looked for.
+
+        What was killed still has its memory for a moment, which the next command must not be charged with.
+        """
         if INIT and not keep:
+            killed = {pid for pid in processes() if pid != 1}
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)  # everything in this namespace but ourselves, at one stroke
+            await_end(killed)
             return
         for number in [signal.SIGSTOP] * 8 + [signal.SIGKILL]:
             tree = parents()
@@ -370,6 +381,7 @@ class Warden:
             for pid in everything - kept:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
+        await_end(everything - kept)
 
 
 def become(
@@ -387,6 +399,8 @@ def become(
             signal.signal(number, signal.SIG_DFL)
         for target, fd in enumerate(streams):
             os.dup2(fd, target)
+        if limits.get("user") and os.getuid() == 0:
+            os.seteuid(0)  # whoever is not dumpable has files in /proc that are root's
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # where memory runs out it is a command that goes, not the warden
         cpu = max(1, round(limits["cpu"]))
@@ -439,6 +453,25 @@ def parents() -> dict[int, int]:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
             found[pid] = int(file.read().rpartition(b")")[2].split()[1])
     return found
+
+
+def await_end(pids: Iterable[int]) -> None:
+    """Returns when these processes that were killed are gone, or dead and not reaped yet."""
+    late = time.monotonic() + DYING
+    left = set(pids)
+    while left and time.monotonic() < late:
+        left = {pid for pid in left if state(pid) not in "ZX"}
+        if left:
+            time.sleep(0.001)
+
+
+def state(pid: int) -> str:
+    """The letter that /proc has for it; X if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return chr(file.read().rpartition(b")")[2].split()[0][0])
+    except OSError:
+        return "X"
 
 
 def below(root: int, tree: Mapping[int, int]) -> set[int]:

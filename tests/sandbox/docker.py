@@ -76,12 +76,25 @@ async def test_a_fork_bomb(sandbox: Sandbox) -> None:
     await answers(sandbox)
 
 
-async def test_memory_of_one_process_and_of_many(sandbox: Sandbox) -> None:
+async def test_memory_of_one_process(sandbox: Sandbox) -> None:
     alone = await sandbox.exec(["python3", "-c", "bytearray(10**10)"])
     assert alone.code == 1 and b"MemoryError" in alone.stderr
-    many = "import os, time\nfor _ in range(4): os.fork()\nx = b'x' * (50 * 2**20)\ntime.sleep(60)"
-    assert (await sandbox.exec(["python3", "-c", many], wall=30)).limit == "memory"
     await answers(sandbox)
+
+
+HUNGRY = {
+    "eight children": "for _ in range(8):\n if os.fork() == 0:\n  x = b'x' * (50 * 2**20)\n  break\ntime.sleep(60)",
+    "itself and a child": "os.fork()\nx = b'x' * (200 * 2**20)\ntime.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("who", HUNGRY)
+async def test_memory_of_many(sandbox: Sandbox, who: str) -> None:
+    """Whether the kernel ends some of them or the warden all, the limit is named and nobody stays to eat the next."""
+    for _ in range(3):
+        ended = await sandbox.exec(["python3", "-c", f"import os, time\n{HUNGRY[who]}"], wall=30)
+        assert ended.limit == "memory", ended
+        await answers(sandbox)
 
 
 async def test_a_disk_that_is_full(sandbox: Sandbox) -> None:

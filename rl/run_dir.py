@@ -44,7 +44,8 @@ class RunDir:
                 run below `root` that has this very config.
             name: what the run is about, for its folder.
             config: the composed config as YAML.
-            resume: take up a run that was begun with this config.
+            resume: take up a run that was begun with this config. One that failed before it made anything, with
+                settings that had to be mended, begins anew with any.
             root: where runs lie.
 
         Raises:
@@ -55,17 +56,18 @@ class RunDir:
             path = _newest_unfinished(root, config) if resume else _unused(root, name)
         if path.exists() and not path.is_dir():
             raise UpswingError(f"{path} is a file; expected a folder for the run, name another one with run_dir=…")
-        begun = (path / "config.yaml").is_file()
-        if not begun and path.is_dir() and any(path.iterdir()):
-            found = ", ".join(sorted(p.name for p in path.iterdir())[:5])
+        held = {p.name for p in path.iterdir()} if path.is_dir() else set()
+        if held and "config.yaml" not in held:
+            found = ", ".join(sorted(held)[:5])
             raise UpswingError(f"{path} holds {found}, but no run; name an empty or new folder with run_dir=…")
+        begun = bool(held) and not _failed_at_once(path, held)
         if begun:
             _check_resumable(path, config, resume)
         elif resume and not path.is_dir():
             raise UpswingError(f"there is no run at {path} to resume; leave resume=true out to begin one there")
         path.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
-        info = json.loads((path / "run.json").read_text()) if (path / "run.json").is_file() else {}
+        info = json.loads((path / "run.json").read_text()) if begun and (path / "run.json").is_file() else {}
         _warn_about_cores(path, info)
         if not begun:
             write_text(path / "config.yaml", config)
@@ -164,6 +166,13 @@ def _newest_unfinished(root: Path, config: str) -> Path:
     raise UpswingError(
         f"nothing to resume: no unfinished run below {root}/ has this config{hint}; leave resume=true out"
     )
+
+
+def _failed_at_once(path: Path, held: set[str]) -> bool:
+    """Whether a run failed before it made anything that could be lost."""
+    if held != {"config.yaml", "run.json", ".lock"}:
+        return False
+    return bool(json.loads((path / "run.json").read_text("utf-8")).get("status") == "failed")
 
 
 def _check_resumable(path: Path, config: str, resume: bool) -> None:

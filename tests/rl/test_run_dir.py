@@ -90,6 +90,21 @@ def test_resuming_with_another_config_names_both_values(tmp_path):
         begin(tmp_path / "a", CONFIG.replace("0.1", "0.3"), resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_failed_before_it_made_anything_begins_anew_with_mended_settings(tmp_path, resume):
+    run = begin(tmp_path / "a")
+    run.describe(parameters=12)
+    run.status("failed", "no server at this address")
+    run.close()
+    mended = begin(tmp_path / "a", CONFIG.replace("0.1", "0.3"), resume=resume)
+    assert "lr: 0.3" in (tmp_path / "a" / "config.yaml").read_text()
+    mended.log("train", 1, {"reward": 1.0})
+    mended.status("failed", "out of disk")
+    mended.close()
+    with pytest.raises(ConfigError, match=r"optimizer\.lr was 0\.3, now 0\.1"):
+        begin(tmp_path / "a", resume=True)
+
+
 def test_a_finished_run_is_not_resumed(tmp_path):
     run = begin(tmp_path / "a")
     run.status("finished")

@@ -35,6 +35,13 @@ def settings(group: str, option: str) -> dict[str, Any]:
     return found
 
 
+def choice(group: str, option: str) -> dict[str, Any] | None:
+    """What choosing an option of a group sets; None if it is none. Whatever names an environment is a choice."""
+    if re.fullmatch(r"\w+", option) and group in groups() and option in options(group):
+        return settings(group, option)
+    return {"name": option} if group == "env" else None
+
+
 def meanings(group: str, option: str) -> dict[str, str]:
     """The comments behind the settings of an option's file: what each is, with its unit."""
     text = (CONF / group / f"{option}.yaml").read_text("utf-8")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from envs.errors import ConfigError
+from rl.cli.conf import choice
 from rl.cli.launch import Parser
 
 HELP = """\
@@ -51,8 +52,8 @@ def report(directories: Sequence[Path]) -> None:
     for directory in directories:
         inside = find_runs(directory) if directory.is_dir() else []
         if inside and directory not in inside:
-            paths = write_sweep_report(directory)
-            console.print(compare_table(inside))
+            paths = write_sweep_report(directory, choice)
+            console.print(compare_table(inside, choice))
             compared += inside
         else:
             paths = write_report(directory)
@@ -60,7 +61,7 @@ def report(directories: Sequence[Path]) -> None:
             compared.append(directory)
         console.print(f"report: {paths.html}\npicture: {paths.png}", soft_wrap=True)
     if len(directories) > 1:
-        console.print(compare_table(compared))
+        console.print(compare_table(compared, choice))
 
 
 def directory(name: str) -> Path:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from envs.errors import UpswingError
 from rl.cli import overrides
 from rl.cli.compose import SCHEMAS, convert, register, sweep_directory, with_named
-from rl.cli.conf import CONF
+from rl.cli.conf import CONF, choice
 from rl.cli.explain import explained
 from rl.cli.launch import experiment
 
@@ -98,8 +98,8 @@ def _show(directory: Path) -> bool:
 
     runs = find_runs(directory)
     console = Console()
-    console.print(compare_table(runs))
-    console.print(f"report: {write_sweep_report(directory).html}", soft_wrap=True)
+    console.print(compare_table(runs, choice))
+    console.print(f"report: {write_sweep_report(directory, choice).html}", soft_wrap=True)
     failed = [run for run in runs if read_run(run, rollouts=False).status == "failed"]
     for run in failed:
         console.print(f"[red]failed:[/red] {run}", soft_wrap=True)

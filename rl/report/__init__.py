@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.errors import UpswingError
+from rl.report.comparison import Choices, no_choices
 from rl.report.page import curve, eval_markers, run_page
 from rl.report.picture import save_curves
 from rl.report.run import Run, find_runs, read_run
@@ -46,8 +47,12 @@ def write_report(run_dir: Path) -> ReportPaths:
     return paths
 
 
-def write_sweep_report(directory: Path) -> ReportPaths:
+def write_sweep_report(directory: Path, choices: Choices = no_choices) -> ReportPaths:
     """Write `report.html` and `reward.png` that compare every run below a directory.
+
+    Args:
+        directory: the sweep's.
+        choices: what follows from a choice, and is not shown beside it.
 
     Raises:
         UpswingError: there is no run below it, or a file of one is damaged.
@@ -60,10 +65,10 @@ def write_sweep_report(directory: Path) -> ReportPaths:
             f"{directory} {what}; expected folders with config.yaml and run.json in it. Name the directory of a sweep"
         )
     paths = ReportPaths(directory / "report.html", directory / "reward.png")
-    comparison = compare(runs)
+    comparison = compare(runs, choices)
     lines = sweep_lines(comparison)
     save_curves(paths.png, f"{directory.resolve().name}", summary_sentence(comparison), "reward", lines)
-    _write(paths.html, sweep_page(runs, directory))
+    _write(paths.html, sweep_page(comparison, directory))
     return paths
 
 

@@ -1,21 +1,20 @@
 """The report of a sweep: every run in one table, their curves over each other."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rl.report.chart import Chart, Line, smooth, thin, window_for
+from rl.report.comparison import label
 from rl.report.page import Page, number_cell
 from rl.report.run import Run
-from rl.report.tables import Comparison, Measure, compare, short_names, verdict
+from rl.report.tables import Comparison, Measure, verdict
 from rl.report.text import count, escape, interval, score, signed
 
 COLOURED = 8  # curves with a colour of their own; the others are grey
 
 
-def sweep_page(runs: Sequence[Run], directory: Path) -> str:
+def sweep_page(comparison: Comparison, directory: Path) -> str:
     """The comparison of all runs below `directory`."""
-    comparison = compare(runs)
-    page = Page(f"{directory.resolve().name}: {count(len(runs), 'run')}")
+    page = Page(f"{directory.resolve().name}: {count(len(comparison.rows), 'run')}")
     page.add(f'<p class="crumb">{escape(directory.resolve().name)}</p>')
     page.add(f"<h1>{_headline(comparison)}</h1>")
     page.add(_table(comparison, directory))
@@ -37,12 +36,6 @@ def sweep_lines(comparison: Comparison) -> list[Line]:
         if steps:
             lines.append(Line(name, *thin(steps, smooth(rewards, window_for(len(rewards)))), _style(i)))
     return lines[::-1]
-
-
-def label(run: Run, values: Mapping[str, str]) -> str:
-    """A run in a few words: what sets it apart, or its name."""
-    names = short_names(list(values))
-    return ", ".join(f"{name} {value}" for name, value in zip(names, values.values(), strict=True)) or run.name
 
 
 def summary_sentence(comparison: Comparison) -> str:

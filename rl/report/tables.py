@@ -1,6 +1,5 @@
 """Before and after as numbers: for the terminal, and the comparison of many runs that every view of a sweep shares."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from envs.errors import UpswingError
+from rl.report.comparison import ABSENT, Choices, differences, no_choices, settings
 from rl.report.run import Run, read_run, section
-from rl.report.text import count, flatten, interval, printable, score, signed
-
-ABSENT = "–"
-"""A setting that a run does not have."""
+from rl.report.text import count, interval, printable, score, signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +155,7 @@ class Comparison:
     """Many runs side by side, the best first.
 
     Attributes:
-        keys: the configuration keys in which they differ.
+        keys: the settings in which they differ.
         metrics: the names of their leading metrics (usually one).
         rows: per run, the values of these keys and the measure of its leading metric.
     """
@@ -168,60 +165,44 @@ class Comparison:
     rows: Sequence[tuple[Run, Mapping[str, str], Measure]]
 
 
-IGNORED = {"run_dir", "resume"}  # they say where a run is, not what it is
-
-
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[Run], choices: Choices = no_choices) -> Comparison:
     """Line runs up: best score after training first, unfinished ones last."""
-    flat = [flatten(run.config) for run in runs]
-    names = {key: None for config in flat for key in config if key not in IGNORED}
-    shown = [{key: _setting(config[key]) if key in config else ABSENT for key in names} for config in flat]
-    keys = [key for key in names if len({values[key] for values in shown}) > 1]
-    rows = [
-        (run, {key: values[key] for key in keys}, measures(run.summary)[0])
-        for run, values in zip(runs, shown, strict=True)
-    ]
+    found = differences(runs, choices)
+    rows = [(run, values, measures(run.summary)[0]) for run, values in zip(runs, found.rows, strict=True)]
     rows.sort(key=lambda row: (row[2].after is None, -(row[2].after or 0.0), row[0].name))
-    return Comparison(keys, list({run.metric: None for run in runs}), rows)
+    return Comparison(found.keys, list({run.metric: None for run in runs}), rows)
 
 
-def compare_table(run_dirs: Sequence[Path]) -> Table:
-    """A sweep on the terminal: one row per run with the configuration keys in which they differ.
+def compare_table(run_dirs: Sequence[Path], choices: Choices = no_choices) -> Table:
+    """A sweep on the terminal: one row per run with the settings in which they differ.
+
+    Args:
+        run_dirs: the runs.
+        choices: what follows from a choice, and is not shown beside it.
 
     Raises:
         UpswingError: no runs are given, or one of the directories is no run.
     """
     if not run_dirs:
         raise UpswingError("no run directories to compare; name at least one")
-    comparison = compare([read_run(Path(path), rollouts=False) for path in run_dirs])
+    comparison = compare([read_run(Path(path), rollouts=False) for path in run_dirs], choices)
     title = f"{' / '.join(comparison.metrics)}, with 95 % intervals"
     table = Table(title=_text(title), title_justify="left", header_style="bold", border_style="dim", box=SIMPLE_HEAD)
     table.add_column("run", overflow="fold", min_width=3)
     # One line per setting, so that eighty columns hold any number of them beside the results.
     table.add_column("settings", overflow="fold", min_width=16)
-    settings = list(zip(short_names(comparison.keys), comparison.keys, strict=True))
     for name in ("before", "after", "gain"):
         table.add_column(name, justify="right", no_wrap=True)
     for run, values, row in comparison.rows:
         after = score(row.after) if row.after is not None else run.status
         table.add_row(
             _text(run.name),
-            _text("\n".join(f"{name} {values[key]}" for name, key in settings if values[key] != ABSENT)),
+            _text("\n".join(settings(values))),
             _cell(score(row.before), interval(row.before_bounds)),
             _cell(after, interval(row.after_bounds)),
             _cell(signed(row.gain), interval(row.gain_bounds, sign=True), verdict_style(row)),
         )
     return table
-
-
-def short_names(keys: Sequence[str]) -> list[str]:
-    """The last part of each dotted key, where that is enough to tell them apart."""
-    last = [key.rsplit(".", 1)[-1] for key in keys]
-    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
-
-
-def _setting(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _number(value: Any) -> float | None:

@@ -1,6 +1,7 @@
 """`-m`: every combination runs in a directory of its own; one that fails is shown and the others go on."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,9 @@ def test_a_run_that_fails_does_not_take_the_others_with_it(capsys: pytest.Captur
 
     out, err = capsys.readouterr()
     assert "run 3 of the sweep: algorithm.clip_low=abc algorithm=rloo\n" in out
+    assert (
+        re.search(r"2 +algorithm=rloo +", out) and "leave_one_out" not in out
+    )  # what follows from a choice is not told
     assert "failed: runs/mine/1" in out and "failed: runs/mine/3" in out and "failed: runs/mine/0" not in out
     assert "report: runs/mine/report.html" in out
     assert "clip_low" in err and "abc" in err and "Traceback" not in err

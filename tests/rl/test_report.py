@@ -18,6 +18,7 @@ from envs.record import Journal
 from envs.types import Completion, Task, Trajectory, Turn
 from rl.report import compare_table, find_runs, read_run, summary_table, write_report, write_sweep_report
 from rl.report.chart import Axes, Chart, Line, axes, figure, smooth, thin, tick_label, ticks
+from rl.report.comparison import differences, label, no_choices
 from rl.report.examples import choose, pair_up
 from rl.report.text import escape, flatten, interval, printable, score, signed
 
@@ -271,10 +272,10 @@ def test_a_sweep_has_a_row_per_run_that_tells_how_it_differs(tmp_path):
     table = show(compare_table(find_runs(tmp_path)))
     head = next(line for line in table.splitlines() if "before" in line)
     assert head.split() == ["run", "settings", "before", "after", "gain"]
-    assert re.search(r"broken +lr 0\.5 +0\.\d{3} +failed +– *\n +seed 0 ", table)
+    assert re.search(r"broken +lr=0\.5 +0\.\d{3} +failed +– *\n +seed=0 ", table)
     summary = json.loads((tmp_path / "0.001,1" / "summary.json").read_text())
     before, after, gain = (summary[when]["exact_match"] for when in ("before", "after", "gain"))
-    assert re.search(rf"0\.001,1 +lr 0\.001 +{before:.3f} +{after:.3f} +\+{gain:.3f} *\n +seed 1 ", table)
+    assert re.search(rf"0\.001,1 +lr=0\.001 +{before:.3f} +{after:.3f} +\+{gain:.3f} *\n +seed=1 ", table)
 
     paths = write_sweep_report(tmp_path)
     page = Structure(paths.html.read_text())
@@ -284,12 +285,65 @@ def test_a_sweep_has_a_row_per_run_that_tells_how_it_differs(tmp_path):
     assert [attrs["href"] for _, attrs in page.tags if "href" in attrs] == ["data:,", "0.001,1/report.html"]
     chart = json.loads(re.search(r'id="charts">(.*?)</script>', paths.html.read_text()).group(1))[0]
     assert {line["name"] for line in chart["series"]} == {
-        "lr 0.0001, seed 0",
-        "lr 0.0001, seed 1",
-        "lr 0.001, seed 0",
-        "lr 0.001, seed 1",
-        "lr 0.5, seed 0",
+        "lr=0.0001, seed=0",
+        "lr=0.0001, seed=1",
+        "lr=0.001, seed=0",
+        "lr=0.001, seed=1",
+        "lr=0.5, seed=0",
     }
+
+
+CHOICES = {
+    "grpo": {"name": "grpo", "clip_low": 0.2, "clip_high": "2e-1", "normalise_std": True, "kl": None},
+    "gspo": {"name": "gspo", "clip_low": 3e-4, "clip_high": "4e-4", "normalise_std": True, "kl": "${optimizer.lr}"},
+}
+
+
+def choose_algorithm(section, name):
+    return CHOICES.get(name) if section == "algorithm" else None
+
+
+def build_choice(path, choice, **changes):
+    own = {key: float(value) if key.startswith("clip") else value for key, value in CHOICES[choice].items()}
+    if own["kl"]:
+        own["kl"] = 3e-4
+    settings = {f"algorithm__{key}": value for key, value in (own | changes).items()}
+    fake_run.build_run(path, steps=3, tasks=4, **settings)
+
+
+def labels(directory, choices=choose_algorithm):
+    runs = [read_run(path) for path in find_runs(directory)]
+    found = differences(runs, choices)
+    return found.keys, [label(run, values) for run, values in zip(runs, found.rows, strict=True)]
+
+
+def test_what_follows_from_a_choice_is_not_what_sets_runs_apart(tmp_path):
+    build_choice(tmp_path / "a", "grpo")
+    build_choice(tmp_path / "b", "gspo")
+    assert labels(tmp_path) == (["algorithm"], ["algorithm=grpo", "algorithm=gspo"])
+    table = show(compare_table(find_runs(tmp_path), choose_algorithm))
+    assert "algorithm=gspo" in table and "clip_low" not in table
+    everything = ["algorithm.name", "algorithm.clip_low", "algorithm.clip_high", "algorithm.kl"]
+    assert labels(tmp_path, no_choices)[0] == everything
+
+
+def test_what_somebody_set_beside_a_choice_is_shown(tmp_path):
+    build_choice(tmp_path / "a", "grpo")
+    build_choice(tmp_path / "b", "gspo", clip_low=0.1)
+    build_choice(tmp_path / "c", "gspo", kl=0.5, clip_low=0.1)
+    keys, found = labels(tmp_path)
+    assert keys == ["algorithm", "algorithm.clip_low", "algorithm.kl"]
+    assert found == [
+        "algorithm=grpo, clip_low=0.2, kl=null",
+        "algorithm=gspo, clip_low=0.1, kl=0.0003",
+        "algorithm=gspo, clip_low=0.1, kl=0.5",
+    ]
+
+
+def test_a_choice_that_is_not_known_hides_nothing(tmp_path):
+    build_choice(tmp_path / "a", "grpo")
+    build_choice(tmp_path / "b", "gspo", name="mine")
+    assert labels(tmp_path)[0] == ["algorithm.name", "algorithm.clip_low", "algorithm.clip_high", "algorithm.kl"]
 
 
 def test_a_sweep_without_runs(tmp_path):

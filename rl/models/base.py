@@ -50,10 +50,20 @@ class Attend(Protocol):
 
 @runtime_checkable
 class Block(Protocol):
-    """One layer as a pure function of its parameters (without the leading axis)."""
+    """One layer as a pure function of its parameters (without the leading axis).
+
+    `experts [B, T, k]` are those that each token is to go through, -1 where it chooses freely; None, and for layers
+    without experts always: all do.
+    """
 
     def __call__(
-        self, layer: Params, x: jax.Array, rotation: Rotation, attend: Attend, state: Any
+        self,
+        layer: Params,
+        x: jax.Array,
+        rotation: Rotation,
+        attend: Attend,
+        state: Any,
+        experts: jax.Array | None = None,
     ) -> tuple[jax.Array, Any, Observed]: ...
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from rl.models.attention import packed_attention
 from rl.models.base import Attend, Block, DecoderConfig, Model, Observed, Params, Rotation, Stack
 from rl.models.layers import RMSNorm, weight
+from rl.models.replay import by_stack
 
 UNROLLED_LAYERS = 4
 """Up to this depth the layers stand one after the other in the compiled program, instead of in a loop."""
@@ -105,6 +106,7 @@ def hidden_states(
     tokens: Int[Array, "R L"],
     positions: Int[Array, "R L"],
     segment_ids: Int[Array, "R L"],
+    experts: Int[Array, "R L layers k"] | None = None,
     *,
     remat: bool = False,
 ) -> tuple[Float[Array, "R L D"], dict[str, Observed]]:
@@ -116,14 +118,19 @@ def hidden_states(
     Args:
         positions: below L.
         segment_ids: 0 is padding; equal positive ids within a row belong together.
+        experts: those that each token goes through in each layer that has any, as `rl.models.replay.chosen` returns
+            them; -1 where it chooses freely. Its own choices fed back change no bit.
         remat: recompute activations in the backward pass instead of keeping them.
     """
     attend_of = packed_attention(segment_ids)
     rotations = model.rotations(positions, tokens.shape[1])
     x = model.embed(params, tokens)
     observed: dict[str, Observed] = {}
+    given = {} if experts is None else by_stack(model, experts)
     for stack in model.stacks:
-        x, observed[stack.name] = _run_stack(model.config, stack, params[stack.name], x, rotations, attend_of, remat)
+        x, observed[stack.name] = _run_stack(
+            model.config, stack, params[stack.name], x, rotations, attend_of, given.get(stack.name), remat
+        )
     return model.norm(params, x), observed
 
 
@@ -134,6 +141,7 @@ def _run_stack(
     x: jax.Array,
     rotations: Sequence[Rotation],
     attend_of: Callable[[Any], Attend],
+    experts: jax.Array | None,
     remat: bool,
 ) -> tuple[jax.Array, Observed]:
     windows = [config.windows[i] for i in stack.layers]
@@ -142,13 +150,13 @@ def _run_stack(
     turns = Rotation(*(jnp.stack(part) for part in zip(*rotations, strict=True)))
     everything = x.shape[1]
 
-    def layer(x: jax.Array, this: tuple[Params, jax.Array, jax.Array]) -> tuple[jax.Array, Observed]:
-        own, window, rope = this
+    def layer(x: jax.Array, this: tuple[Params, jax.Array, jax.Array, jax.Array | None]) -> tuple[jax.Array, Observed]:
+        own, window, rope, given = this
         if equal:
             attend, rotation = attend_of(windows[0]), rotations[ropes[0]]
         else:  # the loop has one body for all its layers
             attend, rotation = attend_of(window), Rotation(turns.cos[rope], turns.sin[rope])
-        x, _, seen = stack.block(own, x, rotation, attend, None)
+        x, _, seen = stack.block(own, x, rotation, attend, None, given)
         return x, seen
 
     # A loop copies what each layer keeps for the backward pass into stacks: a tenth of an update of four layers. Four
@@ -156,14 +164,20 @@ def _run_stack(
     unroll = config.layers <= UNROLLED_LAYERS
     step = jax.checkpoint(layer) if remat else layer
     reach = jnp.asarray([everything if window is None else window for window in windows], jnp.int32)
-    return jax.lax.scan(step, x, (weights, reach, jnp.asarray(ropes, jnp.int32)), unroll=unroll)
+    return jax.lax.scan(step, x, (weights, reach, jnp.asarray(ropes, jnp.int32), experts), unroll=unroll)
 
 
 def _pure(graph: Any) -> Block:
     def block(
-        layer: Params, x: jax.Array, rotation: Rotation, attend: Attend, state: Any
+        layer: Params,
+        x: jax.Array,
+        rotation: Rotation,
+        attend: Attend,
+        state: Any,
+        experts: jax.Array | None = None,
     ) -> tuple[jax.Array, Any, Observed]:
-        out: tuple[jax.Array, Any, Observed] = nnx.merge(graph, nnx.State(layer))(x, rotation, attend, state)
+        given = () if experts is None else (experts,)
+        out: tuple[jax.Array, Any, Observed] = nnx.merge(graph, nnx.State(layer))(x, rotation, attend, state, *given)
         return out
 
     return block

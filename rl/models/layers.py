@@ -20,7 +20,8 @@ from rl.models.quantize import Quantized
 from rl.models.turned import Turned
 
 Activation = Callable[[jax.Array], jax.Array]
-FeedForward = Callable[[jax.Array], tuple[jax.Array, Observed]]
+FeedForward = Callable[..., tuple[jax.Array, Observed]]
+"""`ffn(x [B,T,D])`, and with experts also `ffn(x, given [B,T,k])`: see `Block`."""
 
 
 def weight(shape: tuple[int, ...], axes: tuple[str, ...], std: float | None) -> nnx.Param[jax.Array]:

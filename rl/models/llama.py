@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rl.models.base import Attend, DecoderConfig, Model, Observed, Rotation
 from rl.models.decoder import Run, assemble
@@ -29,11 +29,16 @@ class Block(nnx.Module):
         self.ffn = ffn
 
     def __call__(
-        self, x: Float[Array, "B T D"], rotation: Rotation, attend: Attend, state: Any = None
+        self,
+        x: Float[Array, "B T D"],
+        rotation: Rotation,
+        attend: Attend,
+        state: Any = None,
+        *experts: Int[Array, "B T k"],
     ) -> tuple[Float[Array, "B T D"], Any, Observed]:
         attended, state = self.attention(self.attention_norm(x), rotation, attend, state)
         x = x + attended
-        out, observed = self.ffn(self.ffn_norm(x))
+        out, observed = self.ffn(self.ffn_norm(x), *experts)
         return x + out, state, observed
 
 

@@ -47,32 +47,41 @@ class Routed(NamedTuple):
     weights: Float[Array, "M k"]
 
 
-Choose = Callable[[jax.Array, jax.Array | None], Routed]
-"""`choose(logits [M, E], load_bias [E] or None) -> Routed`, in float32."""
+Given = Int[Array, "M k"] | None
+"""The experts that tokens are to go through, whatever their router prefers; -1 throughout for a token that chooses
+freely. None: all do."""
+
+Choose = Callable[[jax.Array, jax.Array | None, jax.Array | None], Routed]
+"""`choose(logits [M, E], load_bias [E] or None, given [M, k] or None) -> Routed`, in float32. Weights come from
+the logits of the experts gone through, chosen or given, so that gradients reach the router either way."""
 
 
-def softmax_top_k(logits: Float[Array, "M E"], load_bias: None = None, *, k: int, normalise: bool) -> Routed:
+def softmax_top_k(
+    logits: Float[Array, "M E"], load_bias: None = None, given: Given = None, *, k: int, normalise: bool
+) -> Routed:
     """The likeliest experts (Qwen3).
 
     Args:
         logits: of the router.
         load_bias: there is none.
+        given: experts to go through instead.
         k: experts of a token.
         normalise: let the weights of the chosen ones sum to one.
     """
-    values, chosen = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), k)
+    values, chosen = _best(jax.nn.softmax(logits, axis=-1), given, k)
     return Routed(chosen, values / values.sum(axis=-1, keepdims=True) if normalise else values)
 
 
-def top_k_softmax(logits: Float[Array, "M E"], load_bias: None = None, *, k: int) -> Routed:
+def top_k_softmax(logits: Float[Array, "M E"], load_bias: None = None, given: Given = None, *, k: int) -> Routed:
     """The experts with the highest logits, weighted by a softmax over those alone (gpt-oss)."""
-    values, chosen = jax.lax.top_k(logits, k)
+    values, chosen = _best(logits, given, k)
     return Routed(chosen, jax.nn.softmax(values, axis=-1))
 
 
 def sigmoid_top_k(
     logits: Float[Array, "M E"],
     load_bias: Float[Array, "E"],
+    given: Given = None,
     *,
     k: int,
     groups: int,
@@ -85,6 +94,7 @@ def sigmoid_top_k(
     Args:
         logits: of the router.
         load_bias: added to the scores for the choice, and only for it; has no gradient.
+        given: experts to go through instead.
         k: experts of a token.
         groups: equal parts of the experts, in order; a group is as good as its two best experts together.
         top_groups: how many of them a token may choose from.
@@ -99,11 +109,20 @@ def sigmoid_top_k(
         _, best = jax.lax.top_k(jax.lax.top_k(grouped, min(2, E // groups))[0].sum(axis=-1), top_groups)
         allowed = (best[:, :, None] == jnp.arange(groups)[None, None]).any(axis=1)
         wanted = jnp.where(allowed[:, :, None], grouped, -jnp.inf).reshape(M, E)
-    _, chosen = jax.lax.top_k(wanted, k)
+    _, chosen = _best(wanted, given, k)
     weights = jnp.take_along_axis(scores, chosen, axis=-1)
     if normalise:
         weights = weights / (weights.sum(axis=-1, keepdims=True) + 1e-20)
     return Routed(chosen, weights * scale)
+
+
+def _best(values: Float[Array, "M E"], given: Given, k: int) -> tuple[Float[Array, "M k"], Int[Array, "M k"]]:
+    """The values and numbers of the best `k`, or of those that are given."""
+    best, chosen = jax.lax.top_k(values, k)
+    if given is None:
+        return best, chosen
+    chosen = jnp.where(given >= 0, given.astype(chosen.dtype), chosen)
+    return jnp.take_along_axis(values, chosen, axis=-1), chosen
 
 
 class Router(nnx.Module):
@@ -125,11 +144,11 @@ class Router(nnx.Module):
         self.choose = choose
         self.has_bias, self.has_load_bias = bias, load_bias
 
-    def __call__(self, x: Float[Array, "M D"]) -> Routed:
+    def __call__(self, x: Float[Array, "M D"], given: Given = None) -> Routed:
         logits = x.astype(jnp.float32) @ self.weight[...].astype(jnp.float32)
         if self.has_bias:
             logits = logits + self.bias[...].astype(jnp.float32)[None]
-        return self.choose(logits, self.load_bias[...].astype(jnp.float32) if self.has_load_bias else None)
+        return self.choose(logits, self.load_bias[...].astype(jnp.float32) if self.has_load_bias else None, given)
 
 
 class Experts(nnx.Module):
@@ -165,10 +184,12 @@ class Mixture(nnx.Module):
             self.shared = shared
         self.has_shared = shared is not None
 
-    def __call__(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T D"], Observed]:
+    def __call__(
+        self, x: Float[Array, "B T D"], given: Int[Array, "B T k"] | None = None
+    ) -> tuple[Float[Array, "B T D"], Observed]:
         B, T, D = x.shape
         flat = x.reshape(B * T, D)
-        routed = self.router(flat)
+        routed = self.router(flat, None if given is None else given.reshape(B * T, -1))
         count = self.router.weight.shape[-1]
         out = through_experts(flat, routed, count, self.experts).reshape(B, T, D)
         if self.has_shared:

@@ -32,6 +32,8 @@ class Batch(NamedTuple):
         rollouts: how many rollouts have any trainable token.
         proximal_logprobs: log-probability under the policy that the batch found, where it is scored first.
         pairs: number of the pair that a token's answer belongs to, negative in the worse answer; 0 belongs to none.
+        top_ids: the tokens that a teacher finds likeliest in the token's place; 8 K bytes a token with the next.
+        top_logprobs: and their log-probabilities under the teacher.
         observed: values to observe that `Algorithm.prepare` found.
         components: the token's weight in each component of the loss (`rl.algorithms.components`); empty: there is one.
     """
@@ -51,5 +53,7 @@ class Batch(NamedTuple):
     rollouts: Int[Array, ""]
     proximal_logprobs: Float[Array, "R L"] | None = None
     pairs: Int[Array, "R L"] | None = None
+    top_ids: Int[Array, "R L K"] | None = None
+    top_logprobs: Float[Array, "R L K"] | None = None
     observed: Mapping[str, Float[Array, "R L"]] = {}
     components: Mapping[str, Float[Array, "R L"]] = {}

@@ -92,6 +92,8 @@ class Tokens(NamedTuple):
         mismatch: log of the trainer's over the sampler's probability of the token, without gradient.
         ages: how many updates ago the token was sampled.
         chosen: tokens singled out over the whole batch.
+        top_logprobs: of the teacher's likeliest tokens, under the policy that is trained; where a loss asks for them.
+        teacher_top_logprobs: and under the teacher.
     """
 
     logprobs: Float[Array, "R L"]
@@ -104,6 +106,8 @@ class Tokens(NamedTuple):
     mismatch: Float[Array, "R L"]
     ages: Float[Array, "R L"]
     chosen: Bool[Array, "R L"]
+    top_logprobs: Float[Array, "R L K"] | None = None
+    teacher_top_logprobs: Float[Array, "R L K"] | None = None
 
 
 class TokenLoss(NamedTuple):
@@ -149,6 +153,7 @@ class Algorithm(NamedTuple):
         scores_first: `prepare` reads `batch.proximal_logprobs`.
         privilege: `loss` reads what the policy itself says of its tokens behind a prompt that tells more, in the place
             of the reference's log-probabilities.
+        top: how many of the teacher's likeliest tokens `loss` reads, in each place.
     """
 
     credit: Credit
@@ -163,3 +168,4 @@ class Algorithm(NamedTuple):
     keep: Callable[[Outcomes], Mapping[str, float]] | None = None
     scores_first: bool = False
     privilege: Privilege | None = None
+    top: int = 0

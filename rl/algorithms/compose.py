@@ -27,7 +27,7 @@ from rl.algorithms.base import Algorithm, Ask, Critic, Outcomes, TokenLoss, Toke
 from rl.algorithms.corrections import CORRECTIONS, WEIGHTS
 from rl.algorithms.covariance import CHOICES
 from rl.algorithms.credit import CREDITS, KEEPS, LENGTH_PENALTIES
-from rl.algorithms.losses import LOSSES, SELF_TAUGHT, TAUGHT
+from rl.algorithms.losses import COMPARING, LOSSES, SELF_TAUGHT, TAUGHT
 from rl.algorithms.privileged import Privilege
 from rl.algorithms.token_credit import CRITICS, CriticParts, Kind
 from rl.ops.kl import KL_ESTIMATORS, KLEstimator, kl_estimate
@@ -116,7 +116,21 @@ def compose(
         critic=hosted.critic(),
         keep=None if chosen.credit not in KEEPS else hosted.of(KEEPS[chosen.credit]),
         privilege=None if chosen.privilege is None else chosen.privilege(**_arguments(chosen.privilege, choices)),
+        top=_compared(numbers, choices) if chosen.loss in COMPARING else 0,
     )
+
+
+def _compared(numbers: Mapping[str, float], choices: Mapping[str, Any]) -> int:
+    """How many of a teacher's tokens are compared."""
+    if choices["top"] < 1:
+        raise ValueError(f"top is {choices['top']}; expected at least 1 of the teacher's tokens to compare with")
+    if not 0.0 < numbers["mixture"] < 1.0:
+        raise ValueError(
+            f"mixture is {numbers['mixture']:g}; expected a share above 0 and below 1; what it would be at the ends is "
+            "divergence=forward and divergence=reverse"
+        )
+    count: int = choices["top"]
+    return count
 
 
 class Parts(NamedTuple):
@@ -282,6 +296,11 @@ def _loss(
         if by_age:
             ages = jnp.asarray(hyper["version"], jnp.int32) - batch.versions
             x = x._replace(ages=ages.astype(x.logprobs.dtype))
+        if batch.top_logprobs is not None and scores.top_logprobs is not None:
+            there = batch.mask[..., None]
+            uniform = -jnp.log(1.0 + batch.top_logprobs.shape[-1])
+            ours, theirs = (jnp.where(there, each, uniform) for each in (scores.top_logprobs, batch.top_logprobs))
+            x = x._replace(top_logprobs=ours, teacher_top_logprobs=theirs)
         policy = parts.loss(x, **_arguments(parts.loss, hyper, choices))
         total = policy.loss
         apart = jnp.abs(x.mismatch)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from rl.types import Number
 
 Tail = Literal["bucket", "drop"]
+Divergence = Literal["forward", "reverse", "jensen_shannon"]
 
 
 def divergence(
@@ -26,6 +27,13 @@ def divergence(
         return _kl(teacher, student)
     if mixture == 1.0:
         return _kl(student, teacher)
+    return jensen_shannon(student, teacher, mixture)
+
+
+def jensen_shannon(
+    student: Float[Array, "*tokens V"], teacher: Float[Array, "*tokens V"], mixture: Number
+) -> Float[Array, "*tokens"]:
+    """`divergence` for a mixture, perhaps traced, between 0 and 1, both excluded."""
     middle = jnp.logaddexp(student + jnp.log1p(-mixture), teacher + jnp.log(mixture))
     return mixture * _kl(teacher, middle) + (1.0 - mixture) * _kl(student, middle)
 
@@ -69,8 +77,35 @@ def distil_top(
     student, teacher = jax.nn.log_softmax(student_logits), jax.nn.log_softmax(teacher_logits)
     _, chosen = jax.lax.top_k(student if support == "student" else teacher, count)
     student, teacher = (jnp.take_along_axis(logprobs, chosen, axis=-1) for logprobs in (student, teacher))
-    complete = _with_tail if tail == "bucket" else jax.nn.log_softmax
-    return divergence(complete(student), complete(teacher), mixture=mixture)
+    return divergence(completed(student, tail), completed(teacher, tail), mixture=mixture)
+
+
+def apart_on_top(
+    student: Float[Array, "*tokens K"],
+    teacher: Float[Array, "*tokens K"],
+    *,
+    kind: Divergence,
+    mixture: Number,
+    tail: Tail,
+) -> Float[Array, "*tokens"]:
+    """The divergence of two models from the log-probabilities that they give to the same few tokens.
+
+    Args:
+        student: log-probabilities that are trained.
+        teacher: the target's.
+        kind: KL(teacher || student), KL(student || teacher), or the generalised Jensen-Shannon divergence.
+        mixture: the teacher's share of what both are compared with in the last.
+        tail: as in `distil_top`.
+    """
+    p, q = completed(student, tail), completed(teacher, tail)
+    if kind == "jensen_shannon":
+        return jensen_shannon(p, q, mixture)
+    return _kl(q, p) if kind == "forward" else _kl(p, q)
+
+
+def completed(logprobs: Float[Array, "*tokens K"], tail: Tail) -> Float[Array, "*tokens K1"]:
+    """A distribution of the log-probabilities of some tokens: see `distil_top`."""
+    return _with_tail(logprobs) if tail == "bucket" else jax.nn.log_softmax(logprobs)
 
 
 def _with_tail(logprobs: Float[Array, "*tokens K"]) -> Float[Array, "*tokens K1"]:

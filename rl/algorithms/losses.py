@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rl.algorithms.base import Loss, TokenLoss, Tokens
+from rl.algorithms.distillation import Divergence, Tail, apart_on_top
 from rl.algorithms.privileged import privilege
 from rl.ops.masked import clamp, magnitude
 from rl.ops.segments import segment_mean, segment_sum
@@ -349,6 +350,74 @@ def distil_self(x: Tokens, *, distil_weight: Number = 1.0, log_ratio_limit: Numb
     return distil(x, distil_weight=distil_weight, log_ratio_limit=log_ratio_limit)
 
 
+def distil_top(
+    x: Tokens,
+    *,
+    divergence: Divergence = "forward",
+    top: int = 16,
+    mixture: Number = 0.5,
+    tail: Tail = "bucket",
+    distil_weight: Number = 1.0,
+    log_ratio_limit: Number = 20.0,
+) -> TokenLoss:
+    """`distil_weight D(q, p) - A r`: the divergence of the policy `p` from the teacher `q` in the place of each sampled
+    token, over the teacher's likeliest tokens (GKD, arXiv:2306.13649; `rl.algorithms.distillation.apart_on_top`).
+
+    The gradient goes through the policy's probabilities of all these tokens, not through the sampled one alone as in
+    `distil`: it has less noise, and costs 8 bytes per token of the batch and token compared. Where another policy
+    sampled, it is of the places where that one was; there is no ratio.
+
+    Args:
+        divergence: forward KL(q || p), reverse KL(p || q), or jensen_shannon, of both from their mixture.
+        top: how many of the teacher's likeliest tokens are compared.
+        mixture: the teacher's share of the mixture, above 0 and below 1; GKD's beta.
+        tail: all other tokens are one more (bucket), or those compared are made to sum to 1 (drop).
+        distil_weight: of the divergence, in nats, beside the advantage.
+        log_ratio_limit: log-ratios (nats) are clamped to ± this.
+
+    Raises:
+        ValueError: when the batch has nothing of a teacher to compare with.
+    """
+    if x.top_logprobs is None or x.teacher_top_logprobs is None:
+        raise ValueError("the loss compares with a teacher's likeliest tokens, but the batch has none")
+    apart = apart_on_top(x.top_logprobs, x.teacher_top_logprobs, kind=divergence, mixture=mixture, tail=tail)
+    rewarded = importance(x, log_ratio_limit=log_ratio_limit)
+    seen = jnp.exp(x.teacher_top_logprobs).sum(axis=-1)
+    return TokenLoss(rewarded.loss + distil_weight * apart, {"divergence_teacher": apart, "teacher_top": seen})
+
+
+def distil_top_self(
+    x: Tokens,
+    *,
+    divergence: Divergence = "forward",
+    top: int = 16,
+    mixture: Number = 0.5,
+    tail: Tail = "bucket",
+    distil_weight: Number = 1.0,
+    log_ratio_limit: Number = 20.0,
+) -> TokenLoss:
+    """`distil_top`, where `q` is the policy itself behind a prompt that tells more (`rl.algorithms.privileged`; SDFT,
+    arXiv:2601.19897; SDPO, arXiv:2601.20802).
+
+    Args:
+        divergence: forward KL(q || p), reverse KL(p || q), or jensen_shannon, of both from their mixture.
+        top: how many of the teacher's likeliest tokens are compared.
+        mixture: the teacher's share of the mixture, above 0 and below 1; GKD's beta.
+        tail: all other tokens are one more (bucket), or those compared are made to sum to 1 (drop).
+        distil_weight: of the divergence, in nats, beside the advantage.
+        log_ratio_limit: log-ratios (nats) are clamped to ± this.
+    """
+    return distil_top(
+        x,
+        divergence=divergence,
+        top=top,
+        mixture=mixture,
+        tail=tail,
+        distil_weight=distil_weight,
+        log_ratio_limit=log_ratio_limit,
+    )
+
+
 LOSSES: Mapping[str, Loss] = {
     "clip": clip,
     "reinforce": reinforce,
@@ -366,8 +435,12 @@ LOSSES: Mapping[str, Loss] = {
     "kl_cov": kl_cov,
     "distil": distil,
     "distil_self": distil_self,
+    "distil_top": distil_top,
+    "distil_top_self": distil_top_self,
 }
-TAUGHT = (distil,)
+TAUGHT = (distil, distil_top)
 """Losses that need a teacher: its log-probabilities stand where those of the reference do."""
-SELF_TAUGHT = {distil_self: privilege}
+SELF_TAUGHT = {distil_self: privilege, distil_top_self: privilege}
 """Losses whose teacher is the policy itself, and what says how, with settings that belong to the algorithm."""
+COMPARING = (distil_top, distil_top_self)
+"""Losses that read a teacher's likeliest tokens, as many as their argument `top` says."""

@@ -221,14 +221,29 @@ opd = named(
     loss="distil",
 )
 
+gkd = named(
+    "gkd",
+    """Generalised knowledge distillation (GKD; Agarwal et al. 2023, arXiv:2306.13649) on what the policy samples: in
+    the place of every sampled token, the divergence of both models' distributions, forward, reverse or between them.
+
+    The teacher, `teacher=runs/NAME` or another model, reads the same tokens; temperature divides both models' logits.
+    Differs from the paper in that only the teacher's `top` likeliest tokens are told apart (top=V compares all), and
+    in that no answers of the teacher are mixed in: `mix` adds demonstrations. With `credit=group_mean` rewards count,
+    too.""",
+    credit="nothing",
+    loss="distil_top",
+    divergence="jensen_shannon",
+)
+
 sdft = named(
     "sdft",
     """Self-distillation from demonstrations (SDFT; Shenfeld et al. 2026, arXiv:2601.19897): the policy samples an
     answer, and every token earns what the policy itself, shown a demonstration in its prompt, thinks better or worse of
     it.
 
-    As in `opd`, the reverse KL divergence is estimated by the sampled tokens alone, and there is no moving average of
-    weights: the teacher has the policy's own at each update, or the first. A model that does not answer better when it
+    As in `opd`, the reverse KL divergence is estimated by the sampled tokens alone; `loss=distil_top_self` compares the
+    distributions. There is no moving average of weights: the teacher has the policy's own at each update, or the first.
+    A model that does not answer better when it
     is shown how learns nothing. Prompts have to be those of the tasks, without tools, and turns to continue each
     other's tokens.""",
     credit="nothing",
@@ -306,7 +321,7 @@ ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
     for factory in (
         grpo, dr_grpo, dapo, rloo, reinforce, reinforce_pp, opo, gpg, maxrl, pass_at_k, gdpo, gspo, cispo, sapo, gmpo,
         dppo_tv, dppo_kl, ipo_mask, dro, kimi_k15, topr, vespo, clip_cov, kl_cov, importance, decoupled_ppo, icepop,
-        opd, sdft, sdpo, ppo, remax, rae, turn_level, otb, custom,
+        opd, gkd, sdft, sdpo, ppo, remax, rae, turn_level, otb, custom,
     )
 }  # fmt: skip
 """By the name in a config."""

@@ -12,6 +12,7 @@ import numpy as np
 from envs.clients.base import Client
 from envs.concurrency import together
 from envs.environment import Environment
+from envs.errors import ConfigError
 from envs.evaluation import Evaluation
 from envs.seeds import derive_seed
 from envs.types import Sampling
@@ -221,11 +222,15 @@ class Stages:
         trained, frozen = split(params)
         reference = None
         if algorithm.needs_reference and teacher is not None:
-            judge = make_score(teacher.model)
+            judge = make_score(teacher.model, top=algorithm.top)
             reference = make_with_reference(judge, dense(teacher.params), rows, sampling.temperature)
         elif algorithm.needs_reference:
             first = jax.tree.map(jnp.copy, trained)  # the update uses up what it is given
             reference = make_with_reference(self._score, join(first, frozen), rows, sampling.temperature)
+        if algorithm.top > (entries := self.policy.model.config.vocab_size):
+            raise ConfigError(
+                f"algorithm.top={algorithm.top}, but the model has {entries} tokens; expected at most those"
+            )
         critic = self._critic(algorithm, trained)
         keys = () if algorithm.keep is None else (self.environment.name,)
         state, checkpoints = self._begin("train", trained, optimizer, critic, keys)
@@ -242,9 +247,8 @@ class Stages:
         privilege, taught, own = algorithm.privilege, None, None
         if privilege is not None:
             own = jax.tree.map(jnp.copy, trained) if privilege.weights == "initial" else None
-            taught = make_taught(
-                self._score, self.pack.row_length, rows, prompts * group_size + beside, sampling.temperature
-            )
+            judge = make_score(self.policy.model, top=algorithm.top)
+            taught = make_taught(judge, self.pack.row_length, rows, prompts * group_size + beside, sampling.temperature)
 
         def assemble(groups: Groups, state: TrainState) -> tuple[Batch, Mapping[str, float]]:
             def per_token(parts: list[Segment]) -> dict[str, list[np.ndarray]]:

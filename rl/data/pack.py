@@ -112,7 +112,7 @@ def pack(parts: Sequence[Segment], row_length: int, rows_multiple: int, min_rows
 
 
 def unpack(parts: Sequence[Segment], row_length: int, packed: np.ndarray) -> list[np.ndarray]:
-    """What `packed [R, L]` says about the sampled tokens of each segment, where `pack` laid them into rows."""
+    """What `packed [R, L, …]` says about the sampled tokens of each segment, where `pack` laid them into rows."""
     found: dict[int, np.ndarray] = {}
     for r, row in enumerate(_laid(parts, row_length)):
         start = 0
@@ -124,8 +124,10 @@ def unpack(parts: Sequence[Segment], row_length: int, packed: np.ndarray) -> lis
 
 
 def lay(parts: Sequence[Segment], row_length: int, rows: int, numbers: Sequence[np.ndarray]) -> np.ndarray:
-    """`[rows, row_length]`: what is known of the sampled tokens of each segment, where `pack` lays them; 0 between."""
-    result = np.zeros((rows, row_length), np.float32)
+    """`[rows, row_length, …]`: what is known of each segment's sampled tokens, where `pack` lays them; 0 between."""
+    inner = numbers[0].shape[1:] if numbers else ()
+    integers = bool(numbers) and np.issubdtype(numbers[0].dtype, np.integer)
+    result = np.zeros((rows, row_length, *inner), np.int32 if integers else np.float32)
     for r, row in enumerate(_laid(parts, row_length)):
         start = 0
         for i in row:

@@ -22,7 +22,8 @@ Look = Callable[[TrainState, Batch], Mapping[str, np.ndarray]]
 
 
 def make_with_reference(score: Score, reference: Params, rows: int, temperature: float) -> Callable[[Batch], Batch]:
-    """`with_reference(batch) -> batch` with `reference_logprobs` filled in.
+    """`with_reference(batch) -> batch` with `reference_logprobs` filled in, and `top_ids` and `top_logprobs` where
+    `score` tells them.
 
     Args:
         score: from `make_score`.
@@ -32,18 +33,24 @@ def make_with_reference(score: Score, reference: Params, rows: int, temperature:
     """
 
     @jax.jit
-    def logprobs(params: Params, batch: Batch) -> jax.Array:
-        result: jax.Array = by_rows(lambda few: score(params, few, temperature).logprobs, batch, rows)
+    def told(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        result: dict[str, jax.Array] = by_rows(lambda few: _said(score(params, few, temperature)), batch, rows)
         return result
 
-    return lambda batch: batch._replace(reference_logprobs=logprobs(reference, batch))
+    return lambda batch: batch._replace(**told(reference, batch))
+
+
+def _said(scores: TokenScores) -> dict[str, jax.Array]:
+    """What a teacher or a reference says, by the names of a batch's fields."""
+    found = {"reference_logprobs": scores.logprobs, "top_ids": scores.top_ids, "top_logprobs": scores.top_logprobs}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def make_taught(
     score: Score, row_length: int, rows: int, min_rows: int, temperature: float
 ) -> Callable[[Params, Sequence[Segment], Batch], Batch]:
     """`taught(params, parts, batch) -> batch`: in the place of `reference_logprobs` what a teacher, who reads
-    `Segment.taught`, says of each sampled token.
+    `Segment.taught`, says of each sampled token; so with `top_ids` and `top_logprobs`, where `score` tells them.
 
     Args:
         score: from `make_score`.
@@ -54,8 +61,8 @@ def make_taught(
     """
 
     @jax.jit
-    def logprobs(params: Params, batch: Batch) -> jax.Array:
-        result: jax.Array = by_rows(lambda few: score(params, few, temperature).logprobs, batch, rows)
+    def told(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        result: dict[str, jax.Array] = by_rows(lambda few: _said(score(params, few, temperature)), batch, rows)
         return result
 
     def filled(params: Params, parts: Sequence[Segment], batch: Batch) -> Batch:
@@ -63,9 +70,9 @@ def make_taught(
         length = row_length
         while length < max((len(part.tokens) for part in read), default=0):
             length *= 2
-        found = np.asarray(logprobs(params, pack(read, length, rows, min_rows)))
-        said = lay(parts, row_length, len(batch.tokens), unpack(read, length, found))
-        return batch._replace(reference_logprobs=jnp.asarray(said))
+        found = jax.device_get(told(params, pack(read, length, rows, min_rows)))
+        laid = {n: lay(parts, row_length, len(batch.tokens), unpack(read, length, said)) for n, said in found.items()}
+        return batch._replace(**jax.tree.map(jnp.asarray, laid))
 
     return filled
 
@@ -103,13 +110,14 @@ def make_look(score: Score, names: Iterable[str], rows: int, temperature: float,
 
 
 def by_rows(function: Callable[[Batch], Any], batch: Batch, rows: int) -> Any:
-    """`function` of the tokens of a few rows at a time; its results, arrays `[rows, L]`, as one."""
+    """`function` of the tokens of a few rows at a time; its results, arrays `[rows, L, …]`, as one."""
     shape = batch.tokens.shape
     per_row = (batch.tokens, batch.positions, batch.segment_ids)
     cut = jax.tree.map(lambda a: a.reshape(shape[0] // rows, rows, shape[1]), per_row)
 
     def one(part: tuple[jax.Array, ...]) -> Any:
         tokens, positions, segment_ids = part
-        return function(batch._replace(tokens=tokens, positions=positions, segment_ids=segment_ids))
+        few = batch._replace(tokens=tokens, positions=positions, segment_ids=segment_ids)
+        return function(few._replace(top_ids=None, top_logprobs=None))
 
-    return jax.tree.map(lambda a: a.reshape(shape), jax.lax.map(one, cut))
+    return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[3:]), jax.lax.map(one, cut))

@@ -41,11 +41,12 @@ class Observed(NamedTuple):
     expert_loads: Mapping[str, jax.Array]
 
 
-def make_score(model: Model, *, remat: bool = False, chunk: int = 1024, squares: bool = False) -> Score:
+def make_score(model: Model, *, remat: bool = False, chunk: int = 1024, squares: bool = False, top: int = 0) -> Score:
     """`score(params, batch, temperature) -> TokenScores [R, L]`: every token given those before it in its segment.
 
     The first column has nothing before it and scores 0. With a critic (from `rl.trainer.critic.whole`) as a fourth
-    argument there are `values`, too; with `squares`, `squared_probs`.
+    argument there are `values`, too; with `squares`, `squared_probs`; with `top`, the likeliest tokens; without, where
+    the batch has those of a teacher (`Batch.top_ids`), `top_logprobs` of these.
     """
 
     def states(params: Params, batch: Batch) -> tuple[jax.Array, Any]:
@@ -58,16 +59,24 @@ def make_score(model: Model, *, remat: bool = False, chunk: int = 1024, squares:
         R, L, D = hidden.shape
         before = hidden[:, :-1].reshape(R * (L - 1), D)
         targets = batch.tokens[:, 1:].reshape(-1)
-        scores = token_scores(before, model.head(params), targets, temperature, chunk=chunk, squares=squares)
+        at = None if batch.top_ids is None or top else batch.top_ids[:, 1:].reshape(len(targets), -1)
+        scores = token_scores(
+            before, model.head(params), targets, temperature, chunk=chunk, squares=squares, top=top, at=at
+        )
         if critic is not None:
             seen = states(critic["trunk"], batch)[0][:, :-1].reshape(before.shape) if "trunk" in critic else before
             scores = scores._replace(values=judge(critic, seen))
-        scores = jax.tree.map(lambda value: jnp.pad(value.reshape(R, L - 1), ((0, 0), (1, 0))), scores)
+        scores = jax.tree.map(lambda value: _after_first(value.reshape(R, L - 1, *value.shape[1:])), scores)
         if isinstance(model.config, MoeConfig):
             scores = scores._replace(expert_loads=loads(observed, batch.segment_ids, model.config.experts))
         return scores
 
     return score
+
+
+def _after_first(values: jax.Array) -> jax.Array:
+    """`[R, L - 1, …]` behind a first column of zeros."""
+    return jnp.pad(values, ((0, 0), (1, 0), *((0, 0),) * (values.ndim - 2)))
 
 
 def make_update(

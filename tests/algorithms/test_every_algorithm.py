@@ -29,6 +29,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "grpo+kl in reward": ("grpo", {"kl_weight": 0.1, "kl_in": "reward"}),
     "grpo+all": ("grpo", {"correction": list(CORRECTIONS)}),
     "clip+dual": ("grpo", {"dual_clip": 3.0, "level": "sequence_token", "aggregate": "sequence_sum"}),
+    "gkd, forward": ("gkd", {"divergence": "forward", "tail": "drop"}),
+    "gkd, reverse": ("gkd", {"divergence": "reverse", "credit": "group_mean"}),
+    "sdft, forward": ("sdft", {"loss": "distil_top_self"}),
     "ppo+kl in reward": ("ppo", {"kl_weight": 0.1, "kl_in": "reward", "value_clip": 0.2}),
     "cispo over sequences": ("cispo", {"level": "sequence_sum", "proximity": 0.1, "aggregate": "token_sum"}),
 }
@@ -66,10 +69,25 @@ def packed(parts: Sequence[Segment], rows: int = 8) -> Batch:
     return jax.tree.map(jnp.asarray, batch._replace(reference_logprobs=reference, **judged))
 
 
+def teacher_of(batch: Batch) -> jax.Array:
+    """Log-probabilities of two tokens in the place of each; the third of three is left over."""
+    logits = [jnp.sin(k * batch.tokens.astype(jnp.float32)) for k in (1.0, 2.0, 3.0)]
+    return jax.nn.log_softmax(jnp.stack(logits, axis=-1))[..., :2]
+
+
+def compared(drift: jax.Array, batch: Batch) -> jax.Array:
+    """And those of the policy, which moved from the same."""
+    there = batch.tokens.astype(jnp.float32)
+    logits = [jnp.sin(k * there) + (k - 2.0) * drift[batch.tokens] for k in (1.0, 2.0, 3.0)]
+    return jax.nn.log_softmax(jnp.stack(logits, axis=-1))[..., :2]
+
+
 def outcome(algorithm: Algorithm, drift: jax.Array, batch: Batch, cut: int = 1) -> tuple[float, np.ndarray]:
     """Loss and gradient by token id, where `drift[id]` is how far the policy has moved since it sampled the token."""
     assert all(isinstance(value, float) for value in algorithm.hyper.values())
     hyper = {name: jnp.float32(value) for name, value in algorithm.hyper.items()} | {"version": jnp.int32(VERSION)}
+    if algorithm.top:
+        batch = batch._replace(top_ids=jnp.stack([batch.tokens] * 2, axis=-1), top_logprobs=teacher_of(batch))
     whole = algorithm.prepare(batch, hyper)
     weights = algorithm.weights(whole)
     per_row = whole._replace(rollouts=jnp.broadcast_to(whole.rollouts, (len(whole.tokens),)))
@@ -80,7 +98,8 @@ def outcome(algorithm: Algorithm, drift: jax.Array, batch: Batch, cut: int = 1) 
         def total(drift: jax.Array, part: Batch = part, weights: jax.Array = weights[rows]) -> jax.Array:
             logprobs = part.behaviour_logprobs + drift[part.tokens]
             values = None if algorithm.critic is None else part.values + drift[part.tokens]
-            token = algorithm.loss(TokenScores(logprobs, -logprobs, values=values), part, hyper)
+            top = None if part.top_ids is None else compared(drift, part)
+            token = algorithm.loss(TokenScores(logprobs, -logprobs, values=values, top_logprobs=top), part, hyper)
             return jnp.where(part.mask, token.loss * weights, 0.0).sum()
 
         value, slope = jax.value_and_grad(total)(drift)

@@ -23,6 +23,11 @@ def test_a_student_learns_from_another_run_and_from_pairs(
     assert main(["train", *RUN, "algorithm=opd", "teacher=wise", "run_dir=run"]) == 0
     rows = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert '"kl_teacher": ' in rows and '"nonfinite": 0.0' in rows
+    assert main(["train", *RUN, "algorithm=gkd", "teacher=wise", "run_dir=whole", "algorithm.top=300"]) != 0
+    assert "algorithm.top=300, but the model has 264 tokens" in capsys.readouterr().err
+    assert main(["train", *RUN, "algorithm=gkd", "teacher=wise", "run_dir=dense"]) == 0
+    row = json.loads((tmp_path / "dense" / "metrics.jsonl").read_text())
+    assert row["divergence_teacher"] > 0 and row["grad_norm"] > 1e-4 and 0 < row["teacher_top"] < 1
     assert main(["train", *RUN, "algorithm=sdft", "run_dir=by_itself", "steps=2"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "by_itself" / "metrics.jsonl").read_text().splitlines()]
     assert all(abs(row["kl_teacher"]) > 1e-4 and row["grad_norm"] > 1e-4 for row in rows)

@@ -4,11 +4,12 @@ import inspect
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 
-from rl.algorithms import ALGORITHMS, Outcomes
+from rl.algorithms import ALGORITHMS, Algorithm, Outcomes
 from rl.cli.conf import CONF
 from rl.data.pack import Segment, pack
 from rl.ops.logprobs import TokenScores
@@ -68,6 +69,10 @@ def outcomes(order: np.ndarray, *, valid: bool = True) -> Outcomes:
     )
 
 
+def taught(algorithm: Algorithm) -> bool:
+    return algorithm.needs_teacher or algorithm.privilege is not None
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_credit_is_finite_and_only_for_what_has_a_reward(name: str) -> None:
     credit, order = ALGORITHMS[name]().credit, np.random.default_rng(1).permutation(4)
@@ -75,7 +80,7 @@ def test_credit_is_finite_and_only_for_what_has_a_reward(name: str) -> None:
     advantages = credit(ended)
     assert advantages.shape in ((6, 4), (6, 4, 8)) and np.isfinite(advantages).all()
     assert (advantages[~ended.valid] == 0).all()
-    if name not in ("opd", "sdft", "sdpo"):  # what teaches there is no reward
+    if not taught(ALGORITHMS[name]()):  # what teaches there is no reward
         assert advantages[3:].reshape(3, -1).any(axis=1).all()
     if advantages.ndim == 3:
         assert (advantages[np.arange(8) >= ended.tokens[..., None]] == 0).all()
@@ -91,9 +96,12 @@ def test_good_tokens_become_likelier_and_bad_ones_less_so(name: str) -> None:
     parts = [Segment([1, 2, 3], [False, True, True], [0.0, -1.0, -2.0], advantage, 2) for advantage in (1.5, -0.5)]
     batch = jax.device_put(pack(parts, row_length=6, rows_multiple=1))
     batch = batch._replace(reference_logprobs=batch.behaviour_logprobs)  # a teacher has nothing to add
+    top = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.25])), (1, 6, 2)) if algorithm.top else None
+    batch = batch._replace(top_logprobs=top)
 
     def loss(logprobs: jax.Array) -> jax.Array:
-        scores = TokenScores(logprobs, logprobs, values=None if algorithm.critic is None else 0.0 * logprobs)
+        values = None if algorithm.critic is None else 0.0 * logprobs
+        scores = TokenScores(logprobs, logprobs, values=values, top_logprobs=top)
         token = algorithm.loss(scores, batch, {**algorithm.hyper, "version": 0})
         assert token.loss.shape == batch.tokens.shape and all(
             v.shape == batch.tokens.shape for v in token.metrics.values()
@@ -108,7 +116,7 @@ def test_good_tokens_become_likelier_and_bad_ones_less_so(name: str) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_reference_is_asked_for_only_where_it_counts(name: str) -> None:
     factory = ALGORITHMS[name]
-    assert factory().needs_reference == factory().needs_teacher == (name == "opd")
+    assert factory().needs_reference == factory().needs_teacher == (name in ("opd", "gkd"))
     if factory().privilege is not None:
         with pytest.raises(ValueError, match="the teacher stands in its place"):
             factory(kl_weight=0.1)

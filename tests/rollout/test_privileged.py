@@ -110,13 +110,17 @@ def test_what_is_laid_where_it_was_packed_is_found_again() -> None:
 
 def test_the_teacher_s_word_is_that_of_its_own_prompt(model: Model, params: Params) -> None:
     """Wherever the segments lie; it needs rows of twice the length here."""
-    score = make_score(model)
+    score = make_score(model, top=2)
     batch = make_taught(score, 5, 2, 4, 1.0)(params, PARTS, pack(PARTS, 5, 4))
-    found = unpack(PARTS, 5, np.asarray(batch.reference_logprobs))
-    for part, told in zip(PARTS, found, strict=True):
+    filled = (batch.reference_logprobs, batch.top_ids, batch.top_logprobs)
+    found = [unpack(PARTS, 5, np.asarray(values)) for values in filled]
+    judged = jax.jit(score)
+    for part, *told in zip(PARTS, *found, strict=True):
         alone = pack([taught(part)], 8, 1)
-        expected = jax.jit(score)(params, alone, 1.0).logprobs[jnp.asarray(alone.mask)]
-        np.testing.assert_allclose(told, expected, atol=1e-5)
-    plain = jax.jit(score)(params, batch, 1.0).logprobs
+        scores, there = judged(params, alone, 1.0), jnp.asarray(alone.mask)
+        for each, expected in zip(told, (scores.logprobs, scores.top_ids, scores.top_logprobs), strict=True):
+            assert expected is not None
+            np.testing.assert_allclose(each, expected[there], atol=1e-5)
+    plain = judged(params, batch, 1.0).logprobs
     apart = np.abs(np.asarray(plain) - batch.reference_logprobs)[batch.mask]
     assert (apart > 1e-3).sum() >= 3 and (apart < 1e-5).sum() >= 2

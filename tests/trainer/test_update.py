@@ -257,6 +257,18 @@ def test_logprobs_under_a_reference(model: Model, params: Params, words: list[Se
     assert (found[:, 0] == 0).all(), "nothing comes before the first column"
 
 
+def test_the_likeliest_tokens_of_a_teacher_are_scored_by_the_policy(
+    model: Model, params: Params, words: list[Segment]
+) -> None:
+    batch = make_with_reference(make_score(model, top=3), params, rows=2, temperature=0.8)(packed(words))
+    assert batch.top_ids is not None and batch.top_logprobs is not None
+    assert batch.top_ids.shape == batch.top_logprobs.shape == (*batch.tokens.shape, 3)
+    scores = jax.jit(make_score(model))(params, batch, 0.8)
+    assert scores.top_ids is None and scores.top_logprobs is not None
+    np.testing.assert_allclose(scores.top_logprobs, batch.top_logprobs, atol=1e-5)
+    np.testing.assert_allclose(scores.logprobs, batch.reference_logprobs, atol=1e-5)
+
+
 # What an update does with its numbers, seen with the bigram table.
 
 BATCH = packed(PARTS)

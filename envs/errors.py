@@ -16,6 +16,10 @@ class ConfigError(UpswingError):
     """A name, key or value that was given does not fit."""
 
 
+class MissingPackageError(ConfigError):
+    """An environment needs a package that is not installed; the message says how to install it."""
+
+
 class TasksetError(UpswingError):
     """The tasks of an environment are unusable (duplicate ids, empty split, malformed row …)."""
 

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from envs.environment import Environment
-from envs.errors import ConfigError, unknown_name
+from envs.errors import ConfigError, MissingPackageError, unknown_name
 from envs.signature import bind
 
 ENTRY_POINTS = "upswing.environments"
@@ -54,7 +54,8 @@ class EnvironmentInfo:
         """Its `load_environment`, imported.
 
         Raises:
-            ConfigError: if a package it needs is missing, or it has no such function.
+            MissingPackageError: if a package it needs is not installed.
+            ConfigError: if it has no such function.
         """
         if self.source == "installed":
             module_name, _, function_name = self.target.partition(":")
@@ -206,10 +207,12 @@ def _folder_info(folder: Path, source: Literal["bundled", "folder"]) -> Environm
 
 
 def _module_file(folder: Path) -> Path | None:
+    """`NAME.py` or `NAME/__init__.py`, after the folder; else `upswing_NAME…`, where a package has the name already."""
     name = folder.resolve().name.replace("-", "_")
-    for file in (folder / f"{name}.py", folder / name / "__init__.py"):
-        if file.is_file():
-            return file
+    for module in (name, f"upswing_{name}"):
+        for file in (folder / f"{module}.py", folder / module / "__init__.py"):
+            if file.is_file():
+                return file
     return None
 
 
@@ -252,7 +255,7 @@ def _importing(info: EnvironmentInfo, load: Callable[[], ModuleType]) -> ModuleT
         return load()
     except ModuleNotFoundError as error:
         wanted = info.path if info.source != "installed" else info.target.partition(".")[0].partition(":")[0]
-        raise ConfigError(
+        raise MissingPackageError(
             f"environment '{info.name}' needs the module '{error.name}', which is not installed; "
             f"install what it needs with `pip install {wanted}`"
         ) from error

@@ -6,7 +6,7 @@ from functools import partial
 from rich.console import Console
 from rich.markup import escape
 
-from envs.errors import ConfigError, UpswingError
+from envs.errors import ConfigError, MissingPackageError, UpswingError
 from envs.resolve import list_environments
 from envs.validation import Check, validate
 from rl.cli.envs import values
@@ -26,7 +26,8 @@ usage: rl env validate NAME [KEY=VALUE …] [--tasks N] [--high X] [--low X]
   --high X    the mean reward that gold answers must reach, by default 0.9
   --low X     the mean reward that empty and wrong answers may reach, by default 0.5
 
-The exit code is 1 if a check does not pass.
+The exit code is 1 if a check does not pass. With --all, environments whose packages are not installed are left out, and
+named at the end.
 
 examples:
   rl env validate my_env
@@ -65,20 +66,27 @@ def run(arguments: Sequence[str]) -> int:
 def check_all(names: Sequence[str], check: Callable[[str], Sequence[Check]], console: Console) -> int:
     """Print what is found of each environment, and how many are fit; returns the exit code.
 
-    One that cannot be loaded, for want of something that this machine has not, does not keep the others from it.
+    One that cannot be loaded, for want of something that this machine has not, does not keep the others from it. One
+    whose packages are not installed is not unfit; it is not checked, and said to be not.
     """
-    unfit = []
+    unfit, missing = [], []
     for name in names:
         console.rule(escape(name), align="left")
         try:
             code = show(name, check(name), console)
+        except MissingPackageError as error:
+            console.print(f"[yellow]–[/yellow] not checked: {escape(str(error))}", soft_wrap=True)
+            missing.append(name)
+            continue
         except UpswingError as error:
             console.print(f"[bold red]✗[/bold red] {escape(str(error))}", soft_wrap=True)
             code = 1
         unfit += [name] if code else []
     console.rule()
     told = f": not {', '.join(unfit)}" if unfit else ""
-    console.print(f"{len(names) - len(unfit)} of {len(names)} environments pass{escape(told)}")
+    left = f"; not checked, for want of packages: {', '.join(missing)}" if missing else ""
+    passed = len(names) - len(unfit) - len(missing)
+    console.print(f"{passed} of {len(names)} environments pass{escape(told + left)}", soft_wrap=True)
     return 1 if unfit else 0
 
 

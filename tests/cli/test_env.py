@@ -224,3 +224,16 @@ def test_one_environment_that_cannot_be_loaded_does_not_hide_the_others(capsys: 
     assert "nim: 9 of 9 checks passed" in told and "unknown environment 'nym'" in told
     assert told.rstrip().endswith("2 of 3 environments pass: not nym")
     assert check_all(["warehouse"], check, Console()) == 0
+
+
+def test_an_environment_whose_packages_are_missing_is_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "sums"
+    folder.mkdir()
+    (folder / "sums.py").write_text("import a_module_that_nobody_has")
+    assert check_all(["nim", str(folder)], partial(validate, tasks=1), Console(width=300)) == 0
+    told = capsys.readouterr().out
+    assert "– not checked: environment 'sums' needs the module 'a_module_that_nobody_has', which is not" in told
+    assert f"`pip install {folder}`" in told
+    assert told.rstrip().endswith(f"1 of 2 environments pass; not checked, for want of packages: {folder}")

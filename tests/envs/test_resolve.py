@@ -53,6 +53,13 @@ def test_a_package_may_have_modules_of_its_own(tmp_path: Path) -> None:
     assert load_environment(folder).name == "sums"
 
 
+def test_a_module_may_step_aside_for_the_package_it_wraps(tmp_path: Path) -> None:
+    folder = make(tmp_path / "upswing_json")
+    folder = folder.rename(tmp_path / "json")
+    environment = load_environment(folder)
+    assert (environment.name, environment.version) == ("json", "1.2.3")
+
+
 def test_two_folders_of_one_name_do_not_clash(tmp_path: Path) -> None:
     one = make(tmp_path / "a" / "sums", name="first")
     two = make(tmp_path / "b" / "sums", name="second")

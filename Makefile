@@ -7,6 +7,7 @@
 PYTHON := python3
 VENV := .venv
 BIN := $(VENV)/bin
+empty :=
 
 seed := 1
 resume := false
@@ -21,7 +22,7 @@ READY := $(VENV)/.ready-$(shell $(PYTHON) -c $(VERSION) 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smollm2 sglang test test-runs test-parity test-sglang bubblewrap test-sandbox test-docker test-services docs check format bench peers bench-peers lock clean
+.PHONY: help setup demo smollm2 sglang test test-runs test-parity test-sglang bubblewrap test-sandbox test-docker test-services test-environments docs check format bench peers bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -99,6 +100,23 @@ test-services: .venv-services/.ready ## the clients of Kubernetes, E2B, Modal, D
 	PYTHONPATH=. .venv-services/bin/python -m pytest tests/sandbox/services.py --noconftest \
 	  -o pythonpath=tests/sandbox -o filterwarnings=default $(args)
 
+# Sees what .venv has, and has besides it what these environments need.
+ENVIRONMENTS := reasoning_gym
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+.venv-environments/.ready: tests/environments.txt $(READY)
+	$(BIN)/python -m venv --clear .venv-environments
+	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > $$(.venv-environments/bin/python $(SITE))/locked.pth
+	@echo "installing what tests/environments.txt names into .venv-environments (once, a minute; a C compiler builds pycosat)"
+	.venv-environments/bin/python -m pip install --quiet --disable-pip-version-check -r tests/environments.txt
+	@touch $@
+
+test-environments: .venv-environments/.ready ## environments with packages of their own, installed from their folders
+	.venv-environments/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+	  $(ENVIRONMENTS:%=./envs/library/%)
+	INSTALLED="$(ENVIRONMENTS)" .venv-environments/bin/python -m pytest tests/contracts/installed.py tests/contracts/test_environments.py \
+	  $(ENVIRONMENTS:%=envs/library/%) -k "installed or $(subst $(empty) , or ,$(strip $(ENVIRONMENTS)))" $(args)
+
 docs: $(READY) ## docs/algorithms.md, from docstrings and conf/algorithm
 	$(BIN)/rl algorithms --docs > docs/algorithms.md
 
@@ -118,7 +136,6 @@ bench: $(READY) ## benchmarks, results as JSON in benchmarks/results (not weight
 
 PEERS := tunix torch verifiers
 ENGINES := tunix hf $(if $(wildcard $(SGLANG)/.ready),sglang)
-empty :=
 comma := ,
 
 peers: $(PEERS:%=peer-%) ## environments of what we compare with, 6 GB (make peer-tunix: one; make sglang: one more)

@@ -2,6 +2,7 @@
 
     python benchmarks/environments.py
 
+It takes a Python that has the packages of all of them: `.venv-environments/bin/python`, after `make test-environments`.
 Each is loaded in a process of its own. The rewards are means over the first 32 tasks of the split "eval" of: nothing;
 ten random words; the question said back; the gold answer to the next task (right in form only); the gold answer (the
 best of 8 demonstrators).

@@ -4,6 +4,7 @@ All of them are plain data with a JSON round trip. Messages are the dictionaries
 client, template and log already speaks it.
 """
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,6 +97,36 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """Which experts a mixture of experts sent tokens through, in the layers that have experts, as its sampler saw it.
+
+    Attributes:
+        first: number of the first token it speaks of, counted from the beginning of the prompt.
+        shape: `(tokens, layers, experts of a token)`.
+        choices: the numbers of the experts in that order, each in as many bytes as the length says, the lowest first.
+    """
+
+    first: int
+    shape: tuple[int, int, int]
+    choices: bytes
+
+    def since(self, token: int) -> "Routing":
+        """What it says of this token of the sequence and those after it."""
+        skipped = min(max(token - self.first, 0), self.shape[0])
+        size = len(self.choices) // max(self.shape[0], 1)
+        left = (self.shape[0] - skipped, *self.shape[1:])
+        return Routing(self.first + skipped, left, self.choices[skipped * size :])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"first": self.first, "shape": list(self.shape), "choices": base64.b64encode(self.choices).decode()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Routing":
+        tokens, layers, each = data["shape"]
+        return cls(data["first"], (tokens, layers, each), base64.b64decode(data["choices"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What a client answers: the message and, from a token-level client, the tokens behind it.
 
@@ -107,6 +138,9 @@ class Completion:
         logprobs: one per sampled token, under exactly the distribution it was sampled from.
         versions: the policy version each token was sampled with.
         usage: token counts as the server reports them (`prompt_tokens`, `completion_tokens`).
+        routing: the experts that these tokens went through, where that was recorded. The last token of the completion
+            was not read yet; of a prompt that continues the turn before, the tokens which that turn speaks of are left
+            out.
     """
 
     message: Message
@@ -116,6 +150,7 @@ class Completion:
     logprobs: Sequence[float] | None = None
     versions: Sequence[int] | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
+    routing: Routing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +182,7 @@ class Turn:
             "usage": dict(c.usage),
             "fresh": self.fresh,
             "seconds": self.seconds,
+            **({} if c.routing is None else {"routing": c.routing.to_dict()}),
         }
 
     @classmethod
@@ -159,6 +195,7 @@ class Turn:
             logprobs=data.get("logprobs"),
             versions=data.get("versions"),
             usage=data.get("usage") or {},
+            routing=Routing.from_dict(data["routing"]) if data.get("routing") else None,
         )
         return cls(tuple(data["messages"]), completion, data["fresh"], data.get("seconds", 0.0))
 

@@ -101,6 +101,7 @@ class JaxInference(InferenceConfig):
     tokens_per_dispatch: int | None = None
     chunk: int = 256
     exact: bool | None = None
+    routing_replay: bool = False
 
 
 @dataclass

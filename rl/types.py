@@ -36,6 +36,8 @@ class Batch(NamedTuple):
         top_logprobs: and their log-probabilities under the teacher.
         observed: values to observe that `Algorithm.prepare` found.
         components: the token's weight in each component of the loss (`rl.algorithms.components`); empty: there is one.
+        experts: those that the sampler sent the token through, in each layer that has any, and that the policy is to
+            send it through again; -1 where that is not known, and it chooses anew. None: of no token.
     """
 
     tokens: Int[Array, "R L"]
@@ -57,3 +59,4 @@ class Batch(NamedTuple):
     top_logprobs: Float[Array, "R L K"] | None = None
     observed: Mapping[str, Float[Array, "R L"]] = {}
     components: Mapping[str, Float[Array, "R L"]] = {}
+    experts: Int[Array, "R L layers k"] | None = None

@@ -17,6 +17,7 @@ from rl.inference.engine import Engine
 from rl.inference.jax_engine import JaxEngine
 from rl.models.base import DecoderConfig
 from rl.models.lora import dense
+from rl.models.replay import expert_layers
 
 if TYPE_CHECKING:
     from rl.cli.build import Policy
@@ -85,6 +86,7 @@ def make_jax_engine(
     config: JaxInference, policy: "Policy", *, exact: bool = False, tokens_per_dispatch: int = 8
 ) -> JaxEngine:
     """The engine in this process; the other arguments as for `open_engine`."""
+    check_routing(config, policy)
     with as_config_error("inference"):
         return JaxEngine(
             policy.model,
@@ -98,6 +100,20 @@ def make_jax_engine(
             exact=exact if config.exact is None else config.exact,
             max_waiting=config.max_waiting,
             text_of=policy.renderer.text,
+            record_routing=config.routing_replay,
+        )
+
+
+def check_routing(config: InferenceConfig, policy: "Policy") -> None:
+    """Refuses the replay of choices that the model does not make.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if isinstance(config, JaxInference) and config.routing_replay and not expert_layers(policy.model):
+        raise ConfigError(
+            f"inference.routing_replay is true, but the model ({policy.origin.family.name}) has no experts whose "
+            "choice could be replayed; leave it out"
         )
 
 

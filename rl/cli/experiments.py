@@ -31,7 +31,7 @@ from rl.cli.build import (
     make_vocabulary,
     open_client,
 )
-from rl.cli.engine import engine_config, open_engine
+from rl.cli.engine import check_routing, engine_config, open_engine
 from rl.cli.stages import Stages
 from rl.config import ClientConfig, EvalRunConfig, OptimizerConfig, SftConfig, TrainConfig
 from rl.progress import Progress
@@ -58,6 +58,7 @@ def train(config: TrainConfig, composed: str) -> Path:
     environment.training_tasks()  # refuses what is for evaluation only, before anything is made
     algorithm = make_algorithm(config.algorithm)
     policy = _policy(config, environment)
+    check_routing(inference, policy)
     optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
     _check_sampling(config)
     selection = make_selection(config.selection)

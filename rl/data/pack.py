@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from envs.errors import ConfigError
-from envs.types import Trajectory
+from envs.types import Routing, Trajectory
+from rl.data.routing import choices
 from rl.types import Batch
 
 
@@ -29,6 +30,8 @@ class Segment:
         pair: number of the pair it belongs to, from 1, negative if it is the worse answer; 0: to none.
         components: its weight in each component of the loss; all segments of a batch name the same ones, or none.
         taught: what a teacher reads in its place: another prompt, and from the first sampled token on the same.
+        experts: `[tokens, layers, k]` that the sampler sent each token through, -1 where that is not known; None: of no
+            token.
     """
 
     tokens: list[int]
@@ -43,13 +46,20 @@ class Segment:
     pair: int = 0
     components: Mapping[str, float] = field(default_factory=dict)
     taught: list[int] = field(default_factory=list)
+    experts: np.ndarray | None = None
 
 
-def segments(trajectory: Trajectory, advantage: float = 0.0) -> list[Segment]:
+def segments(trajectory: Trajectory, advantage: float = 0.0, *, routing: bool = False) -> list[Segment]:
     """The token sequences of a rollout.
 
     A turn whose prompt begins with exactly the tokens of the turn before it, and what was sampled there, continues that
     segment; any other turn starts a new one.
+
+    Args:
+        trajectory: the rollout.
+        advantage: of its tokens.
+        routing: fill in `experts`, where they were recorded. What is said first of a token counts: it is how that token
+            was sampled, and a later turn that read it anew may have sent it elsewhere.
 
     Raises:
         ConfigError: when a turn carries no tokens: it did not come from a token-level client.
@@ -67,12 +77,14 @@ def segments(trajectory: Trajectory, advantage: float = 0.0) -> list[Segment]:
         if not result or list(c.prompt_ids[: len(known)]) != known:
             result.append(Segment([], [], [], advantage, starts_rollout=not result))
             known = []
-        segment = result[-1]
+        segment, before = result[-1], len(known)
         new = list(c.prompt_ids[len(known) :])
         segment.tokens += [*new, *c.completion_ids]
         segment.mask += [False] * len(new) + [True] * len(c.completion_ids)
         segment.logprobs += [0.0] * len(new) + list(c.logprobs)
         segment.versions += [0] * len(new) + list(c.versions or [0] * len(c.completion_ids))
+        if routing:
+            segment.experts = _routed(segment.experts, c.routing, before, len(segment.tokens))
     total = sum(sum(segment.mask) for segment in result)
     for segment in result:
         segment.rollout_tokens = total
@@ -146,6 +158,21 @@ def taught(part: Segment) -> Segment:
     return Segment(part.taught, mask, [0.0] * len(mask), rollout_tokens=part.rollout_tokens)
 
 
+def _routed(before: np.ndarray | None, routing: Routing | None, known: int, size: int) -> np.ndarray | None:
+    """The experts of a segment's first `size` tokens, of which `known` were there before this turn."""
+    said = None if routing is None else choices(routing)
+    like = before if before is not None else said
+    if like is None:
+        return None
+    result = np.full((size, *like.shape[1:]), -1, np.int16)
+    if before is not None:
+        result[:known] = before
+    if said is not None and routing is not None:
+        start = max(routing.first, known - 1)  # the last token that was drawn had not been read yet
+        result[start : routing.first + len(said)] = said[start - routing.first :]
+    return result
+
+
 def _laid(parts: Sequence[Segment], row_length: int) -> list[list[int]]:
     """Which segments lie in which row, by their numbers."""
     rows: list[list[int]] = []
@@ -178,6 +205,9 @@ def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int)
         arrays["pairs"] = np.zeros(shape, np.int32)
     names = {name for row in rows for segment in row for name in segment.components}
     arrays |= {"components": {name: np.zeros(shape, np.float32) for name in sorted(names)}}
+    routed = next((segment.experts for row in rows for segment in row if segment.experts is not None), None)
+    if routed is not None:
+        arrays["experts"] = np.full((*shape, *routed.shape[1:]), -1, np.int16)
     batch = Batch(**arrays)
     for r, row in enumerate(rows):
         start = 0
@@ -195,6 +225,8 @@ def _fill(rows: list[list[Segment]], count: int, row_length: int, rollouts: int)
             arrays["returns"][span] = segment.returns or 0.0
             if "pairs" in arrays:
                 arrays["pairs"][span] = segment.pair
+            if segment.experts is not None:
+                arrays["experts"][span] = segment.experts
             for name, weight in segment.components.items():
                 arrays["components"][name][span] = weight
             start += len(segment.tokens)

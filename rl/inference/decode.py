@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from rl.inference.cache import Cache, cached_attention
 from rl.inference.layers import LARGE, layers_of
 from rl.inference.sampler import Draw, DrawSettings, draw
 from rl.models.base import Attend, Model, Params
+from rl.models.replay import choice_dtype, choice_shape, recorded
 from rl.models.turned import Turned
 
 
@@ -39,23 +40,34 @@ class Slots(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """The tokens of one dispatch: `[n, S]`, meaningful where `valid`."""
+    """The tokens of one dispatch: `[n, S]`, meaningful where `valid`.
+
+    `experts`, if they are recorded, are those that the token before each went through.
+    """
 
     tokens: Int[Array, "n S"]
     logprobs: Float[Array, "n S"]
     plain_logprobs: Float[Array, "n S"]
     valid: Bool[Array, "n S"]
+    experts: UInt[Array, "n S layers k"] | None = None
 
 
-def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[Cache, Slots, Drawn]]:
+def make_decode(
+    model: Model, tokens_per_dispatch: int, record: bool = False
+) -> Callable[..., tuple[Cache, Slots, Drawn]]:
     """`decode(params, cache, slots) -> (cache, slots, drawn)`: up to `tokens_per_dispatch` tokens per slot.
 
     Ends early once every slot is idle.
+
+    Args:
+        model: the decoder.
+        tokens_per_dispatch: most tokens per slot.
+        record: tell which experts tokens went through.
     """
 
     layers = layers_of(model)
 
-    def step(params: Params, cache: Cache, slots: Slots) -> tuple[Cache, Draw]:
+    def step(params: Params, cache: Cache, slots: Slots) -> tuple[Cache, Draw, jax.Array | None]:
         S, T = slots.tokens.shape[0], cache.values[0].shape[2]
         rows = jnp.arange(S)
         rotations = model.rotations(slots.positions[:, None], T)
@@ -74,24 +86,28 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
 
         ends = params["ends"]
         x = model.embed(ends, slots.tokens[:, None])
-        states = []
+        states, seen = [], []
         for layer, own, *state in zip(layers, params["layers"], cache.keys, cache.values, strict=True):
-            x, state, _ = layer.block(own, x, rotations[layer.rope], attend_within(layer.window), tuple(state))
+            x, state, each = layer.block(own, x, rotations[layer.rope], attend_within(layer.window), tuple(state))
             states.append(state)
+            seen.append(each)
         logits = logits_of(model.norm(ends, x)[:, 0], model.head(ends).astype(x.dtype))
         early = (slots.positions < slots.stops_from)[:, None] & (slots.stop_ids >= 0)
         drawn = draw(logits, slots.settings, slots.positions, jnp.where(early, slots.stop_ids, model.config.vocab_size))
         keys, values = zip(*states, strict=True)
-        return Cache(keys, values), drawn
+        experts = recorded(model, seen)[:, 0] if record else None
+        return Cache(keys, values), drawn, experts
 
     def decode(params: Params, cache: Cache, slots: Slots) -> tuple[Cache, Slots, Drawn]:
         S, n = slots.tokens.shape[0], tokens_per_dispatch
-        empty = Drawn(jnp.zeros((n, S), jnp.int32), jnp.zeros((n, S)), jnp.zeros((n, S)), jnp.zeros((n, S), bool))
+        experts = jnp.zeros((n, S, *choice_shape(model)), choice_dtype(model)) if record else None
+        plain = jnp.zeros((n, S))
+        empty = Drawn(jnp.zeros((n, S), jnp.int32), plain, plain, jnp.zeros((n, S), bool), experts)
 
         def body(carry: tuple[jax.Array, Cache, Slots, Drawn]) -> tuple[jax.Array, Cache, Slots, Drawn]:
             i, cache, slots, out = carry
             active = slots.remaining > 0
-            cache, drawn = step(params, cache, slots)
+            cache, drawn, experts = step(params, cache, slots)
             stopped = (drawn.tokens[:, None] == slots.stop_ids).any(axis=1)
             left = jnp.where(active & ~stopped, slots.remaining - 1, 0)
             slots = slots._replace(
@@ -100,7 +116,7 @@ def make_decode(model: Model, tokens_per_dispatch: int) -> Callable[..., tuple[C
                 positions=slots.positions + active.astype(jnp.int32),
                 remaining=left,
             )
-            out = Drawn(*(whole.at[i].set(new) for whole, new in zip(out, (*drawn, active), strict=True)))
+            out = jax.tree.map(lambda whole, new: whole.at[i].set(new), out, Drawn(*drawn, active, experts))
             return i + 1, cache, slots, out
 
         def more(carry: tuple[jax.Array, Cache, Slots, Drawn]) -> jax.Array:

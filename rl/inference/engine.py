@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from envs.errors import InfrastructureError
+from envs.types import Routing
 
 
 class EngineError(InfrastructureError):
@@ -65,6 +66,8 @@ class Generation:
         finish_reason: None while more is to come.
         stopped_by: the stop id or stop text that ended it.
         cached_tokens: tokens of the prompt that did not have to be read; no part of what was said, so not compared.
+        routing: experts that the prompt and all drawn tokens but the last went through, told with the finish reason (of
+            a stream: for all of it), where the engine records them.
     """
 
     ids: list[int]
@@ -74,6 +77,7 @@ class Generation:
     finish_reason: FinishReason | None
     stopped_by: int | str | None = None
     cached_tokens: int = field(default=0, compare=False)
+    routing: Routing | None = None
 
 
 class Engine(Protocol):

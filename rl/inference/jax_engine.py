@@ -22,6 +22,7 @@ from rl.inference.placement import cache_sharding
 from rl.inference.requests import Request, TextOf, check_sampling
 from rl.models.base import Model, Params
 from rl.models.lora import dense
+from rl.models.replay import expert_layers
 
 LEAST_LANE = 16
 """Fewer rows than this are not worth a lane of their own."""
@@ -55,9 +56,11 @@ class JaxEngine:
         lanes: parts of the slots that draw side by side; must divide `slots`. By default one per core on a CPU, each of
             at least `LEAST_LANE` slots; one elsewhere, and for parameters on several devices. What a request draws
             depends on the size of the lanes (in the last bits), never on which of them it is in.
+        record_routing: tell of each generation which experts its tokens went through, as it was when its cache was
+            computed: also of a prompt's tokens that were read for another request, or under earlier weights.
 
     Raises:
-        ValueError: for a context that the model does not have, or lanes of unequal size.
+        ValueError: for a context that the model does not have, lanes of unequal size, or routing without experts.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class JaxEngine:
         text_of: TextOf | None = None,
         version: int = 0,
         lanes: int | None = None,
+        record_routing: bool = False,
     ) -> None:
         self._context = model.config.context if context is None else context
         if not 2 <= self._context <= model.config.context:
@@ -84,9 +88,11 @@ class JaxEngine:
         lanes = (_default_lanes(slots) if sharding is None else 1) if lanes is None else lanes
         if lanes < 1 or slots % lanes:
             raise ValueError(f"lanes is {lanes}; expected a divisor of the {slots} slots")
+        if record_routing and not expert_layers(model):
+            raise ValueError("which experts tokens go through is to be recorded, but the model has no experts")
         on_cpu = jax.default_backend() == "cpu"
         self._unstack = jax.jit(make_unstack(model, turn=on_cpu and sharding is None))
-        self._programs = Programs(model, tokens_per_dispatch, sharding)
+        self._programs = Programs(model, tokens_per_dispatch, sharding, record_routing)
         self._params = self._unstack(params)
         self._version = version
         self._lanes = [

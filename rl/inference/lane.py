@@ -15,6 +15,7 @@ from rl.inference.requests import Request, TextOf
 from rl.inference.scheduler import Copy, Reads, Scheduler, bucket
 from rl.inference.slots import idle_slots, occupy, vacate
 from rl.models.base import Model, Params
+from rl.models.replay import choice_dtype, choice_shape
 
 LEAST_COLUMNS = 256
 """The cache has this times a power of four columns per slot, as many as are needed."""
@@ -30,14 +31,18 @@ class Programs:
         model: the decoder.
         tokens_per_dispatch: tokens drawn at once.
         sharding: where the cache lies; None: on one device.
+        record: they tell which experts tokens go through.
     """
 
-    def __init__(self, model: Model, tokens_per_dispatch: int, sharding: NamedSharding | None) -> None:
+    def __init__(
+        self, model: Model, tokens_per_dispatch: int, sharding: NamedSharding | None, record: bool = False
+    ) -> None:
         only: Any = {} if sharding is None else {"out_shardings": sharding}
         first: Any = {} if sharding is None else {"out_shardings": (sharding, None, None)}
         self.sharding = sharding
-        self.read = Reader(model, sharding)
-        self.decode: Compiled = jax.jit(make_decode(model, tokens_per_dispatch), donate_argnums=1, **first)
+        self.record = record
+        self.read = Reader(model, sharding, record)
+        self.decode: Compiled = jax.jit(make_decode(model, tokens_per_dispatch, record), donate_argnums=1, **first)
         self.copy: Compiled = jax.jit(copy_slots, donate_argnums=0, static_argnums=4, **only)
         self.resize: Compiled = jax.jit(resized, static_argnums=(1, 2), **only)
 
@@ -82,6 +87,10 @@ class Lane:
         self._exact = exact
         self._columns = self._most if exact else min(LEAST_COLUMNS, self._most)
         self._cache = jax.device_put(new_cache(model, size, self._columns), programs.sharding)
+        # Beside each column of the cache, on the host: whatever shares keys and values shares what they came from.
+        self._experts = (
+            np.zeros((size, self._most, *choice_shape(model)), choice_dtype(model)) if programs.record else None
+        )
         self._slots = idle_slots(size, self._vocabulary, max_stop_ids, max_biases)
         self._schedule = Scheduler(size, chunk=chunk, columns=self._columns, exact=exact)
         self._roomy = 0
@@ -146,9 +155,14 @@ class Lane:
         for slot in self._schedule.slots:
             if not slot.drawing:  # it writes where nothing is kept
                 self._slots.positions[slot.number] = len(slot.kept)
+        starts = self._slots.positions
         self._cache, slots, drawn = self._programs.decode(params, self._cache, self._slots)
         self._slots = Slots(*jax.tree.map(np.array, tuple(slots)))
-        return Drawn(*map(np.asarray, drawn))  # type: ignore[arg-type]
+        drawn = jax.tree.map(np.asarray, drawn)
+        if self._experts is not None:
+            for row, count in enumerate(drawn.valid.sum(axis=0)):
+                self._experts[row, starts[row] : starts[row] + count] = drawn.experts[:count, row]
+        return drawn
 
     def harvest(self, drawn: Drawn, version: int, text_of: TextOf | None) -> None:
         """Hands drawn tokens to their requests, and frees the slots of those that are over."""
@@ -158,6 +172,9 @@ class Lane:
             request, count = slot.request, counts[slot.number]
             if request is not None and not request.over and count:
                 mine = slice(count)
+                if self._experts is not None:
+                    read = len(request.prompt) + len(request.ids) + count - 1
+                    request.experts.append(self._experts[slot.number, request.routed : read].copy())
                 request.take(
                     ids[slot.number][mine], logprobs[slot.number][mine], plain[slot.number][mine], version, text_of
                 )
@@ -193,11 +210,17 @@ class Lane:
             tokens[row, : len(piece.tokens)] = piece.tokens
             slots[row], starts[row] = piece.slot, piece.start
         pieces = Pieces(jnp.asarray(tokens), jnp.asarray(slots), jnp.asarray(starts))
-        self._cache = self._programs.read(params, self._cache, pieces, reads.extent)
+        self._cache, experts = self._programs.read(params, self._cache, pieces, reads.extent)
+        if self._experts is not None:
+            for piece, each in zip(reads.pieces, np.asarray(experts), strict=False):
+                end = piece.start + len(piece.tokens)
+                self._experts[piece.slot, piece.start : end] = each[: len(piece.tokens)]
 
     def _copy(self, copies: list[Copy]) -> None:
         sources, targets = np.zeros((2, len(self._schedule.slots)), np.int32)
         for i, copy in enumerate(copies):
             sources[i], targets[i] = copy.source, copy.target
+            if self._experts is not None:
+                self._experts[copy.target, : copy.length] = self._experts[copy.source, : copy.length]
         extent = min(bucket(max(copy.length for copy in copies)), self._columns)
         self._cache = self._programs.copy(self._cache, sources, targets, np.int32(len(copies)), extent)

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt
 
 from rl.inference.cache import Cache, cached_attention
 from rl.inference.layers import layers_of
-from rl.models.base import Block, Model, Params, Rotation
+from rl.models.base import Block, Model, Observed, Params, Rotation
+from rl.models.replay import recorded
 
 Compiled = Any
 """What `jax.jit` returns; it knows how often it was compiled."""
@@ -44,6 +45,7 @@ def begin(model: Model, columns: int, ends: Params, pieces: Pieces) -> tuple[jax
 
 def read_layer(
     block: Block,
+    record: bool,
     extent: int,
     last: bool,
     layer: Params,
@@ -53,10 +55,11 @@ def read_layer(
     values: Float[Array, "S K T H"],
     pieces: Pieces,
     window: Int[Array, ""],
-) -> tuple[jax.Array | None, jax.Array, jax.Array]:
-    """One layer over the pieces: `(x, keys, values)`; what the last one computes besides keys and values is left out.
+) -> tuple[jax.Array | None, jax.Array, jax.Array, Observed]:
+    """One layer over the pieces: `(x, keys, values, observed)`; of the last one, nothing is computed but what is asked.
 
     Args:
+        record: tell what the layer observed.
         extent: columns to be looked at; no piece reaches beyond.
         window: tokens that each token sees, itself included.
     """
@@ -74,29 +77,38 @@ def read_layer(
         own_k, own_v = keys[:, :, :, :extent][pieces.slots], values[:, :, :extent][pieces.slots]
         return cached_attention(q, own_k, own_v, visible, sinks), (keys, values)
 
-    x, (keys, values), _ = block(layer, x, rotation, attend, (keys, values))
-    return (None if last else x), keys, values
+    x, (keys, values), observed = block(layer, x, rotation, attend, (keys, values))
+    return (None if last else x), keys, values, (observed if record else {})
 
 
 class Reader:
-    """The compiled programs that read. Shapes: rows, length and extent of the pieces, and columns of the cache."""
+    """The compiled programs that read. Shapes: rows, length and extent of the pieces, and columns of the cache.
 
-    def __init__(self, model: Model, sharding: NamedSharding | None) -> None:
-        pinned: Any = {} if sharding is None else {"out_shardings": (None, sharding, sharding)}
+    Args:
+        model: the decoder.
+        sharding: of the cache; None: it lies on one device.
+        record: tell which experts the pieces' tokens went through.
+    """
+
+    def __init__(self, model: Model, sharding: NamedSharding | None, record: bool = False) -> None:
+        pinned: Any = {} if sharding is None else {"out_shardings": (None, sharding, sharding, None)}
+        self._recorded: Compiled | None = jax.jit(partial(recorded, model)) if record else None
         self._layers = layers_of(model)
         self._windows = [jnp.asarray(2**30 if layer.window is None else layer.window) for layer in self._layers]
         self._begin: Compiled = jax.jit(partial(begin, model), static_argnums=0)
         self._programs: dict[Block, Compiled] = {
-            block: jax.jit(partial(read_layer, block), static_argnums=(0, 1), donate_argnums=(5, 6), **pinned)
+            block: jax.jit(partial(read_layer, block, record), static_argnums=(0, 1), donate_argnums=(5, 6), **pinned)
             for block in {layer.block for layer in self._layers}
         }
 
-    def __call__(self, params: Params, cache: Cache, pieces: Pieces, extent: int) -> Cache:
-        """The cache with the pieces in it; the one that was given is used up."""
+    def __call__(
+        self, params: Params, cache: Cache, pieces: Pieces, extent: int
+    ) -> tuple[Cache, UInt[Array, "A C layers k"] | None]:
+        """The cache with the pieces in it, and the experts, if they are recorded; the given cache is used up."""
         x, rotations = self._begin(cache.values[0].shape[2], params["ends"], pieces)
-        keys, values = [], []
+        keys, values, seen = [], [], []
         for number, (layer, window) in enumerate(zip(self._layers, self._windows, strict=True)):
-            x, new_keys, new_values = self._programs[layer.block](
+            x, new_keys, new_values, observed = self._programs[layer.block](
                 extent,
                 number == len(self._layers) - 1,
                 params["layers"][number],
@@ -109,9 +121,10 @@ class Reader:
             )
             keys.append(new_keys)
             values.append(new_values)
-        return Cache(tuple(keys), tuple(values))
+            seen.append(observed)
+        return Cache(tuple(keys), tuple(values)), None if self._recorded is None else self._recorded(seen)
 
     @property
     def programs(self) -> Sequence[Compiled]:
         """What was compiled."""
-        return [self._begin, *self._programs.values()]
+        return [self._begin, *self._programs.values(), *([] if self._recorded is None else [self._recorded])]

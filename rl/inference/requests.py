@@ -3,6 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from envs.types import Routing
+from rl.data.routing import recorded
 from rl.inference.engine import FinishReason, Generation, TokenSampling
 
 TextOf = Callable[[Sequence[int]], str]
@@ -21,6 +25,8 @@ class Request:
         on_news: called when tokens were added, or when it ended.
         cached_tokens: tokens of the prompt that lay in the cache already.
         unwanted: its caller is gone.
+        experts: `[tokens, layers, k]`, one after the other: what its tokens went through, as it was when each was first
+            read or drawn after, if that is recorded.
     """
 
     id: str
@@ -36,6 +42,7 @@ class Request:
     stopped_by: int | str | None = None
     cached_tokens: int = 0
     unwanted: bool = False
+    experts: list[np.ndarray] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
@@ -68,6 +75,11 @@ class Request:
             self._stop_at_id_or_limit()
         self.on_news()
 
+    @property
+    def routed(self) -> int:
+        """Of how many tokens it is known which experts they went through."""
+        return sum(map(len, self.experts))
+
     def end(self, reason: FinishReason) -> None:
         """Ends it with what it has."""
         if self.finish_reason is None:
@@ -84,7 +96,13 @@ class Request:
             self.finish_reason,
             self.stopped_by,
             self.cached_tokens,
+            self._routing(),
         )
+
+    def _routing(self) -> Routing | None:
+        if self.finish_reason is None or not self.experts:
+            return None
+        return recorded(np.concatenate(self.experts)[: len(self.prompt) + len(self.ids) - 1])
 
     def _stop_at_id_or_limit(self) -> None:
         if self.ids and self.ids[-1] in self.sampling.stop_ids and len(self.ids) > self.sampling.min_tokens:

@@ -68,8 +68,10 @@ def softmax_top_k(
         k: experts of a token.
         normalise: let the weights of the chosen ones sum to one.
     """
+    if normalise:  # the same numbers, and no division by nothing where what is given is unlikely
+        return top_k_softmax(logits, None, given, k=k)
     values, chosen = _best(jax.nn.softmax(logits, axis=-1), given, k)
-    return Routed(chosen, values / values.sum(axis=-1, keepdims=True) if normalise else values)
+    return Routed(chosen, values)
 
 
 def top_k_softmax(logits: Float[Array, "M E"], load_bias: None = None, given: Given = None, *, k: int) -> Routed:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from envs.render import Renderer
-from envs.types import Completion, FinishReason, Message, Sampling, ToolSchema, Turn
+from envs.types import Completion, FinishReason, Message, Routing, Sampling, ToolSchema, Turn
 from rl.inference.engine import EngineError, Generation, TokenSampling
 
 
@@ -33,7 +33,7 @@ class EngineClient:
         *,
         previous: Turn | None = None,
     ) -> Completion:
-        prompt_ids = self._prompt(messages, tools, previous)
+        prompt_ids, continues = self._prompt(messages, tools, previous)
         generation = await self._engine.generate(prompt_ids, token_sampling(sampling, self._renderer.stop_ids))
         message = self._message(generation, prompt_ids, tools)
         return Completion(
@@ -44,14 +44,18 @@ class EngineClient:
             logprobs=None if any(map(math.isnan, generation.logprobs)) else generation.logprobs,
             versions=generation.versions,
             usage={"prompt_tokens": len(prompt_ids), "completion_tokens": len(generation.ids)},
+            routing=_new(generation.routing, previous.completion if previous is not None and continues else None),
         )
 
     async def close(self) -> None:
         """The engine belongs to whoever made it; there is nothing else to let go."""
 
-    def _prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema], previous: Turn | None) -> list[int]:
+    def _prompt(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], previous: Turn | None
+    ) -> tuple[list[int], bool]:
+        """The prompt, and whether it begins with all tokens of the turn before."""
         if previous is None:
-            return self._renderer.prompt(messages, tools)
+            return self._renderer.prompt(messages, tools), False
         before = previous.completion
         assert before.prompt_ids is not None and before.completion_ids is not None  # it was this client's own turn
         # A model may say the same thing twice, and a harness may say it for the model: what led to it tells them apart.
@@ -63,11 +67,18 @@ class EngineClient:
         )
         extended = self._renderer.extend(before.prompt_ids, before.completion_ids, messages[answered + 1 :], tools)
         # Where the chat format hides what was sampled (old reasoning), the model is shown what the format shows.
-        return self._renderer.prompt(messages, tools) if extended is None else extended
+        return (self._renderer.prompt(messages, tools), False) if extended is None else (extended, True)
 
     def _message(self, generation: Generation, prompt_ids: Sequence[int], tools: Sequence[ToolSchema]) -> Message:
         message = self._renderer.parse(generation.ids, prompt_ids=prompt_ids, tools=tools)
         return without_stop(message, generation.stopped_by) if isinstance(generation.stopped_by, str) else message
+
+
+def _new(routing: Routing | None, before: Completion | None) -> Routing | None:
+    """What the turn before does not say already: all but its last token went through experts then."""
+    if routing is None or before is None or before.routing is None:
+        return routing
+    return routing.since(before.routing.first + before.routing.shape[0])
 
 
 def token_sampling(sampling: Sampling, stop_ids: tuple[int, ...]) -> TokenSampling:

@@ -25,7 +25,8 @@ _TURN = pa.struct(
         ("seconds", pa.float64()),
     ]
 )
-_JSON = ("messages", "completion", "usage")
+_ROUTED_TURN = pa.struct([*_TURN, pa.field("routing", pa.string())])  # JSON
+_JSON = ("messages", "completion", "usage", "routing")
 
 
 class StepJournal:
@@ -83,6 +84,7 @@ def write_rollouts(path: Path, trajectories: Sequence[Trajectory], step: int, le
     The last `left_out` of them were not trained on, which the column `trained` says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    routed = any(turn.completion.routing for t in trajectories for turn in t.turns)
     names = {
         **{f"rewards/{name}": pa.float64() for t in trajectories for name in t.rewards},
         **{f"metrics/{name}": pa.float64() for t in trajectories for name in t.metrics},
@@ -102,7 +104,7 @@ def write_rollouts(path: Path, trajectories: Sequence[Trajectory], step: int, le
             ("tail", pa.string()),  # JSON
             ("failure", pa.string()),  # JSON
             ("roles", pa.string()),  # JSON
-            ("turns", pa.list_(_TURN)),
+            ("turns", pa.list_(_ROUTED_TURN if routed else _TURN)),
             ("turn_rewards", pa.list_(pa.float64())),
             *names.items(),
         ]
@@ -150,7 +152,7 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
         {
             "task": json.loads(row["task"]),
             "sample": row["sample"],
-            "turns": [{k: json.loads(v) if k in _JSON else v for k, v in turn.items()} for turn in row["turns"]],
+            "turns": [{k: json.loads(v) if k in _JSON and v else v for k, v in turn.items()} for turn in row["turns"]],
             "tail": json.loads(row["tail"]),
             "stop": row["stop"],
             "reward": row["reward"],

@@ -46,7 +46,7 @@ def credit(
     """
     groups, ended = outcomes(groups)
     usable = [t for group in groups for t in group if t.reward is not None]
-    rollouts = [segments(t) for t in usable]
+    rollouts = [segments(t, routing=True) for t in usable]
     told = {
         name: [np.concatenate([next(left) for _ in parts] or [np.zeros(0)]) for parts in rollouts]
         for name, left in ((name, iter(each)) for name, each in per_token([*chain.from_iterable(rollouts)]).items())

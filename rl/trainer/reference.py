@@ -37,7 +37,8 @@ def make_with_reference(score: Score, reference: Params, rows: int, temperature:
         result: dict[str, jax.Array] = by_rows(lambda few: _said(score(params, few, temperature)), batch, rows)
         return result
 
-    return lambda batch: batch._replace(**told(reference, batch))
+    # Another policy than the one that sampled: it is asked what it would do, and sends tokens where it likes.
+    return lambda batch: batch._replace(**told(reference, batch._replace(experts=None)))
 
 
 def _said(scores: TokenScores) -> dict[str, jax.Array]:
@@ -112,12 +113,12 @@ def make_look(score: Score, names: Iterable[str], rows: int, temperature: float,
 def by_rows(function: Callable[[Batch], Any], batch: Batch, rows: int) -> Any:
     """`function` of the tokens of a few rows at a time; its results, arrays `[rows, L, …]`, as one."""
     shape = batch.tokens.shape
-    per_row = (batch.tokens, batch.positions, batch.segment_ids)
-    cut = jax.tree.map(lambda a: a.reshape(shape[0] // rows, rows, shape[1]), per_row)
+    per_row = (batch.tokens, batch.positions, batch.segment_ids, batch.experts)
+    cut = jax.tree.map(lambda a: a.reshape(shape[0] // rows, rows, *a.shape[1:]), per_row)
 
-    def one(part: tuple[jax.Array, ...]) -> Any:
-        tokens, positions, segment_ids = part
-        few = batch._replace(tokens=tokens, positions=positions, segment_ids=segment_ids)
+    def one(part: tuple[Any, ...]) -> Any:
+        tokens, positions, segment_ids, experts = part
+        few = batch._replace(tokens=tokens, positions=positions, segment_ids=segment_ids, experts=experts)
         return function(few._replace(top_ids=None, top_logprobs=None))
 
     return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[3:]), jax.lax.map(one, cut))

@@ -46,16 +46,17 @@ def make_score(model: Model, *, remat: bool = False, chunk: int = 1024, squares:
 
     The first column has nothing before it and scores 0. With a critic (from `rl.trainer.critic.whole`) as a fourth
     argument there are `values`, too; with `squares`, `squared_probs`; with `top`, the likeliest tokens; without, where
-    the batch has those of a teacher (`Batch.top_ids`), `top_logprobs` of these.
+    the batch has those of a teacher (`Batch.top_ids`), `top_logprobs` of these. Tokens go through the experts that the
+    batch names; in a critic's own layers, through those it chooses.
     """
 
-    def states(params: Params, batch: Batch) -> tuple[jax.Array, Any]:
-        return hidden_states(model, params, batch.tokens, batch.positions, batch.segment_ids, remat=remat)
+    def states(params: Params, batch: Batch, experts: jax.Array | None = None) -> tuple[jax.Array, Any]:
+        return hidden_states(model, params, batch.tokens, batch.positions, batch.segment_ids, experts, remat=remat)
 
     def score(
         params: Params, batch: Batch, temperature: jax.Array | float, critic: Params | None = None
     ) -> TokenScores:
-        hidden, observed = states(params, batch)
+        hidden, observed = states(params, batch, batch.experts)
         R, L, D = hidden.shape
         before = hidden[:, :-1].reshape(R * (L - 1), D)
         targets = batch.tokens[:, 1:].reshape(-1)

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs import Completion, ConfigError, Task, Trajectory, Turn
+from envs.types import Routing
 from rl.data import pack as packing
 from rl.data.pack import Segment, pack, segments, spread
+from rl.data.routing import choices, recorded
 from rl.types import Batch
 
 Masks = list[tuple[list[bool], bool]]
@@ -187,3 +189,42 @@ def test_what_is_said_about_packed_tokens_comes_back_by_segment() -> None:
     found = packing.unpack(parts, 12, np.asarray(pack(parts, 12, 2).tokens))
     assert [each.tolist() for each in found] == [[1, 3], [11, 13, 15, 17], [21], [31, 33, 35]]
     assert spread(parts[:1], [0.5, 2.0]) == [[0.0, 0.5, 0.0, 2.0]]
+
+
+def routed(turn: Turn, first: int, numbers: Sequence[int]) -> Turn:
+    """The turn with a layer of one expert per token."""
+    return replace(
+        turn, completion=replace(turn.completion, routing=Routing(first, (len(numbers), 1, 1), bytes(numbers)))
+    )
+
+
+def test_experts_are_those_that_were_said_first() -> None:
+    turns = [
+        routed(turn([1, 2], [3, 4]), 0, [10, 20, 30]),
+        routed(turn([1, 2, 3, 4, 5], [6, 7]), 0, [11, 21, 31, 41, 51, 200]),  # read everything anew
+        routed(turn([1, 2, 3, 4, 5, 6, 7, 8], [9]), 6, [70, 80]),  # tells what is new
+        turn([1], [2]),
+    ]
+    trajectory = Trajectory(TASK, turns=turns)
+    first, second = segments(trajectory, routing=True)
+    assert first.experts is not None and second.experts is None
+    assert first.experts[:, 0, 0].tolist() == [10, 20, 30, 41, 51, 200, 70, 80, -1]
+    batch = pack([first, second], 12, 1)
+    assert batch.experts is not None and batch.experts.shape == (1, 12, 1, 1) and batch.experts.dtype == np.int16
+    assert batch.experts[0, :, 0, 0].tolist() == [10, 20, 30, 41, 51, 200, 70, 80, -1, -1, -1, -1]
+
+    assert all(part.experts is None for part in segments(trajectory)), "only where they are to be replayed"
+    (gap,) = segments(Trajectory(TASK, turns=[turns[0], turns[2]]), routing=True)
+    assert gap.experts is not None and gap.experts[:, 0, 0].tolist() == [10, 20, 30, -1, -1, -1, 70, 80, -1]
+
+
+def test_a_routing_is_a_byte_or_two_for_each_expert() -> None:
+    few, many = recorded(np.array([[[7, 255]]], np.uint8), 3), recorded(np.array([[[7, 258]]], np.uint16))
+    assert (few, many) == (Routing(3, (1, 1, 2), b"\x07\xff"), Routing(0, (1, 1, 2), b"\x07\x00\x02\x01"))
+    assert [choices(each).tolist() for each in (few, many)] == [[[[7, 255]]], [[[7, 258]]]]
+    assert Routing.from_dict(few.to_dict()) == few
+    three = recorded(np.arange(6, dtype=np.uint8).reshape(3, 1, 2), 4)
+    assert three.since(2) == three and three.since(5) == Routing(5, (2, 1, 2), b"\x02\x03\x04\x05")
+    assert three.since(9) == Routing(7, (0, 1, 2), b"") and choices(three.since(9)).shape == (0, 1, 2)
+    with pytest.raises(ValueError, match=r"a routing of shape \(1, 1, 2\) has 3 bytes; expected 1 or 2 each"):
+        choices(Routing(0, (1, 1, 2), b"abc"))

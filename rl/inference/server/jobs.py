@@ -95,6 +95,7 @@ def joined(before: Generation | None, piece: Generation) -> Generation:
         finish_reason=piece.finish_reason,
         stopped_by=piece.stopped_by,
         cached_tokens=max(before.cached_tokens, piece.cached_tokens),
+        routing=piece.routing,
     )
 
 

@@ -219,8 +219,8 @@ def page(found: Mapping[str, Sequence[Arm]], updates: int) -> str:
     lines.append(
         f"Held-out exact match, {updates} updates of {ROLLOUTS} rollouts, seeds {seeds}; in brackets 95 % by "
         "Student's t over the seeds (for a single seed over its tasks). Each batch is used for one step: on policy all "
-        "ratios are 1, and algorithms that differ in clipping alone, as dapo and grpo, are the same. Off policy with one "
-        "step per batch, decoupled PPO's proximal policy is the current one: what is left of it is its correction, "
+        "ratios are 1, and algorithms that differ in clipping alone, as dapo and grpo, are the same. Off policy with "
+        "one step per batch, decoupled PPO's proximal policy is the current one: what is left of it is its correction, "
         "TIS. Uncorrected is REINFORCE as if the old tokens were new. Seconds depend on what else the machine did."
     )
     return "\n".join(lines)

@@ -250,13 +250,12 @@ def _recorded(run: RunDir, title: str, metric: str | None, stages: Any) -> None:
     """Runs the stages under a progress display; however they end, `run.json` says so."""
 
     async def main() -> None:
-        with Progress(title=title, metric=metric) as progress:
+        with _terminated_as_interrupted(), Progress(title=title, metric=metric) as progress:
             coroutine: Coroutine[Any, Any, None] = stages(progress)
             await coroutine
 
     try:
-        with _terminated_as_interrupted():
-            asyncio.run(main())
+        asyncio.run(main())
     except KeyboardInterrupt:
         run.status("interrupted")
         print(f"\nstopped; nothing is lost. Continue with the same command and resume=true (run: {run.path})")
@@ -272,15 +271,30 @@ def _recorded(run: RunDir, title: str, metric: str | None, stages: Any) -> None:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, which clusters send before they take a machine away, ends a run as Ctrl-C does: with a checkpoint."""
+    """SIGTERM, which clusters send before they take a machine away, ends a task as Ctrl-C does: with a checkpoint.
+
+    Also where Ctrl-C is ignored, as in the background of a script: hence no signal is raised from a signal.
+    """
     if threading.current_thread() is not threading.main_thread():  # only there may signals be handled
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    loop, task, terminated = asyncio.get_running_loop(), asyncio.current_task(), False
+    assert task is not None
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
     try:
         yield
+    except asyncio.CancelledError:
+        if terminated:
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def _summary(config: TrainConfig, run: RunDir, before: Evaluation, after: Evaluation) -> dict[str, Any]:

@@ -152,11 +152,13 @@ def test_with_a_critic_it_ends_in_the_same_bits_too(tmp_path, tmp_path_factory):
         assert [row[key] for row in rows(ours)] == [row[key] for row in rows(theirs)]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_checkpoints_and_says_how_to_go_on(tmp_path, uninterrupted, sent):
-    # A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that.
+@pytest.mark.parametrize(
+    ("sent", "ctrl_c"), [(signal.SIGINT, "default_int_handler"), (signal.SIGTERM, "SIG_IGN")], ids=["ctrl-c", "cluster"]
+)
+def test_a_signal_checkpoints_and_says_how_to_go_on(tmp_path, uninterrupted, sent, ctrl_c):
+    # A shell that starts a run in the background has it ignore Ctrl-C, and children inherit that.
     start = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"import signal, sys; signal.signal(signal.SIGINT, signal.{ctrl_c}); "
         "from rl.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
     )
     process = subprocess.Popen(

@@ -201,7 +201,7 @@ class TrainConfig:
     mix: dict[str, Any] = field(default_factory=dict)  # name -> MixConfig: demonstrations in the same updates
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    teacher: str | None = None  # of algorithm=opd: a run, or a model as in model.source; kl_weight holds to it, too
+    teacher: str | None = None  # of algorithm=opd: a run, as model.source, or a URL; kl_weight holds to it, too
     seed: int = 0
     steps: int = 100  # updates
     prompts: int = 32  # tasks per update

@@ -216,7 +216,8 @@ opd = named(
     that of the reverse KL divergence from the teacher, estimated by the sampled tokens alone.
 
     The teacher, `teacher=runs/NAME` or another model, reads the same tokens; temperature divides both models' logits.
-    With `credit=group_mean` rewards count, too.""",
+    `teacher=http://HOST:PORT` is one that SGLang or `rl serve` serves, at temperature 1. With `credit=group_mean`
+    rewards count, too.""",
     credit="nothing",
     loss="distil",
 )

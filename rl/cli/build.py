@@ -36,6 +36,7 @@ from rl.config import (
     ModelConfig,
     OptimizerConfig,
 )
+from rl.inference.teacher import ServedTeacher
 from rl.models.base import Model, Params
 from rl.models.matrices import matrices
 from rl.parallel.mesh import Rules, batch_constraint, make_mesh, parameter_shardings
@@ -73,14 +74,16 @@ class Policy(NamedTuple):
     origin: Origin
 
 
-def make_teacher(name: str | None, policy: Policy, hardware: HardwareConfig) -> Policy | None:
-    """The model that a policy learns from, if there is one: that of a run, or a checkpoint.
+def make_teacher(name: str | None, policy: Policy, hardware: HardwareConfig) -> Policy | ServedTeacher | None:
+    """The model that a policy learns from, if there is one: that of a run, a checkpoint, or one that is served.
 
     Raises:
-        ConfigError: when it reads other tokens than the policy.
+        ConfigError: when it reads other tokens than the policy; one that is served is asked by `ServedTeacher.check`.
     """
     if name is None:
         return None
+    if name.startswith(("http://", "https://")):
+        return ServedTeacher(name)
     of_run = (Path(name) / "run.json").is_file()
     teacher = make_policy(model_of_run(Path(name)) if of_run else ModelConfig(source=name), hardware, seed=0)
     ours, theirs = (p.model.config.vocab_size for p in (policy, teacher))

@@ -18,6 +18,7 @@ from envs.price import Price
 from envs.render.subword import SubwordRenderer, keep_vocabulary
 from envs.statistics import wilson
 from envs.types import Sampling
+from rl.algorithms import Algorithm
 from rl.cli.build import (
     Policy,
     make_algorithm,
@@ -34,6 +35,7 @@ from rl.cli.build import (
 from rl.cli.engine import check_routing, engine_config, open_engine
 from rl.cli.stages import Stages
 from rl.config import ClientConfig, EvalRunConfig, OptimizerConfig, SftConfig, TrainConfig
+from rl.inference.teacher import ServedTeacher
 from rl.progress import Progress
 from rl.report import summary_table, write_report
 from rl.report.tables import evaluation_table, tokens_line
@@ -70,10 +72,14 @@ def train(config: TrainConfig, composed: str) -> Path:
             "with teacher=runs/NAME, or a folder as for model.source"
         )
     name = f"{environment.name}-{config.algorithm['name']}-seed{config.seed}-{_now()}"
+    if isinstance(teacher, ServedTeacher):
+        _check_served(algorithm, config.sampling.temperature)
     run = _open(config.run_dir, name, composed, config.resume, policy)
     title = f"{environment.name} · {config.algorithm['name']} · seed {config.seed}"
 
     async def stages(progress: Progress) -> None:
+        if isinstance(teacher, ServedTeacher):
+            await teacher.check(policy.renderer)
         stage = Stages(run, environment, policy, progress, config.checkpoint, config.pack, config.seed)
         warm = config.warm_start
         schedule = OptimizerConfig(lr=warm.lr, schedule="linear", warmup=20)
@@ -343,6 +349,20 @@ def _open(run_dir: str | None, name: str, composed: str, resume: bool, policy: P
     if policy is not None and isinstance(policy.renderer, SubwordRenderer):
         keep_vocabulary(policy.renderer.merges, run.path)
     return run
+
+
+def _check_served(algorithm: Algorithm, temperature: float) -> None:
+    """What a teacher behind a server cannot be asked."""
+    if temperature != 1.0:
+        raise ConfigError(
+            f"sampling.temperature is {temperature:g}, and a teacher behind a server tells what it thinks at "
+            "temperature 1; set sampling.temperature=1, or name a run or a folder as teacher"
+        )
+    if algorithm.top:
+        raise ConfigError(
+            f"algorithm.top={algorithm.top} of the teacher's likeliest tokens are asked for, and a teacher behind a "
+            "server is asked about the sampled ones alone; take algorithm=opd, or name a run or a folder as teacher"
+        )
 
 
 def _check_sampling(config: TrainConfig) -> None:

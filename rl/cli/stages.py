@@ -22,8 +22,9 @@ from rl.checkpoint import Checkpoints
 from rl.cli.build import Policy
 from rl.cli.model import as_config_error
 from rl.config import CheckpointConfig, EvalConfig, PackConfig
-from rl.data.pack import Segment, pack, unpack
+from rl.data.pack import Segment, lay, pack, unpack
 from rl.inference.engine import Engine
+from rl.inference.teacher import Heard, ServedTeacher
 from rl.metrics import CompileCounter
 from rl.models.base import Params
 from rl.models.lora import dense, join, split
@@ -39,7 +40,7 @@ from rl.rollout.schedule import Schedule
 from rl.rollout.select import LastRewards, Selection, within
 from rl.rollout.steps import Steps
 from rl.run_dir import RunDir
-from rl.trainer.credit import Groups, credit
+from rl.trainer.credit import Groups, credit, rolled
 from rl.trainer.critic import CriticState, init_critic
 from rl.trainer.loop import reinforce
 from rl.trainer.minibatches import make_measure, make_updates
@@ -186,7 +187,7 @@ class Stages:
         algorithm: Algorithm,
         optimizer: Optimizer,
         *,
-        teacher: Policy | None,
+        teacher: Policy | ServedTeacher | None,
         mix: Sequence[Demonstrations],
         selection: Selection,
         steps: int,
@@ -202,7 +203,8 @@ class Stages:
     ) -> None:
         """Trains with the algorithm, from `params` or from the newest checkpoint; leaves `engine` with the result.
 
-        The reference that an algorithm may need is `teacher`, or without one the policy in its first state. Every
+        The reference that an algorithm may need is `teacher`, or without one the policy in its first state. One that is
+        served is asked about the rollouts of a step as soon as these are there, while others may still train. Every
         update learns from the demonstrations of `mix`, too.
         """
         others = (name for name in COMPONENTS if any(each.components.get(name) for each in mix))
@@ -221,10 +223,11 @@ class Stages:
         hyper = {**optimizer.hyper, **algorithm.hyper, "temperature": sampling.temperature}
         trained, frozen = split(params)
         reference = None
-        if algorithm.needs_reference and teacher is not None:
+        served = teacher if isinstance(teacher, ServedTeacher) and algorithm.needs_reference else None
+        if algorithm.needs_reference and isinstance(teacher, Policy):
             judge = make_score(teacher.model, top=algorithm.top)
             reference = make_with_reference(judge, dense(teacher.params), rows, sampling.temperature)
-        elif algorithm.needs_reference:
+        elif algorithm.needs_reference and served is None:
             first = jax.tree.map(jnp.copy, trained)  # the update uses up what it is given
             reference = make_with_reference(self._score, join(first, frozen), rows, sampling.temperature)
         if algorithm.top > (entries := self.policy.model.config.vocab_size):
@@ -240,8 +243,12 @@ class Stages:
         last = LastRewards(self.run.path / "tasks.jsonl", int(state.step)) if selection.pool else None
         sampled = Steps(self.run.path, self.seed, schedule, collector, selection, prompts, max_staleness, last)
 
-        def packed(parts: list[Segment]) -> Batch:
+        def packed(parts: list[Segment], step: int) -> Batch:
             batch = self._packed(parts, prompts * group_size + beside, cut=minibatches)
+            if served is not None:
+                said = [heard[step][tuple(part.tokens)][np.array(part.mask, bool)] for part in parts]
+                laid = lay(parts, self.pack.row_length, len(batch.tokens), said)
+                return batch._replace(reference_logprobs=jnp.asarray(laid))
             return batch if reference is None else reference(batch)
 
         privilege, taught, own = algorithm.privilege, None, None
@@ -252,7 +259,7 @@ class Stages:
 
         def assemble(groups: Groups, state: TrainState) -> tuple[Batch, Mapping[str, float]]:
             def per_token(parts: list[Segment]) -> dict[str, list[np.ndarray]]:
-                batch = packed(parts)
+                batch = packed(parts, int(state.step))
                 told = {**batch._asdict(), **look(state, batch)}
                 wanted = algorithm.asks - {"greedy"}
                 return {n: unpack(parts, self.pack.row_length, np.asarray(told[n])) for n in wanted}
@@ -267,17 +274,22 @@ class Stages:
                 parts += shown.pop(int(state.step))
                 for part in parts:
                     part.components = {name: (part.components or {"rl": 1.0}).get(name, 0.0) for name in components}
-            batch = packed(parts)
+            batch = packed(parts, int(state.step))
+            heard.pop(int(state.step), None)
             if taught is not None:
                 batch = taught(join(state.params if own is None else own, frozen), parts, batch)
             return batch, credited.kept
 
         shown: dict[int, list[Segment]] = {}
+        heard: dict[int, Heard] = {}
 
         async def collect(step: int) -> Groups:
             played = await together(each.of(step, self.policy.renderer) for each in mix)
             shown[step] = [part for parts, _ in played for part in parts]
-            return await sampled.collect(step)
+            groups = await sampled.collect(step)
+            if served is not None:
+                heard[step] = await served.hear([part.tokens for part in [*rolled(groups), *shown[step]]])
+            return groups
 
         def on_step(step: int, groups: Groups, metrics: dict[str, float]) -> None:
             nonlocal clock

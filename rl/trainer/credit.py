@@ -45,8 +45,7 @@ def credit(
         kept: what credit kept of the step before.
     """
     groups, ended = outcomes(groups)
-    usable = [t for group in groups for t in group if t.reward is not None]
-    rollouts = [segments(t, routing=True) for t in usable]
+    rollouts = [segments(t, routing=True) for t in usable(groups)]
     told = {
         name: [np.concatenate([next(left) for _ in parts] or [np.zeros(0)]) for parts in rollouts]
         for name, left in ((name, iter(each)) for name, each in per_token([*chain.from_iterable(rollouts)]).items())
@@ -69,6 +68,16 @@ def credit(
                 part.values, part.returns = value, target
     after = kept if algorithm.keep is None else algorithm.keep(ended)
     return Credited([*chain.from_iterable(rollouts)], after)
+
+
+def usable(groups: Groups) -> list[Trajectory]:
+    """The rollouts that are trained on, if nothing else is against it: not the greedy ones, nor those that failed."""
+    return [t for group in groups for t in group if t.reward is not None and t.sample != GREEDY]
+
+
+def rolled(groups: Groups) -> list[Segment]:
+    """Their tokens, without credit."""
+    return [*chain.from_iterable(segments(t) for t in usable(groups))]
 
 
 def outcomes(groups: Groups) -> tuple[Groups, Outcomes]:

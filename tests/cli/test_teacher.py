@@ -1,16 +1,75 @@
 """Learning from others: a teacher, and pairs of answers; and what is not to be learnt from."""
 
+import asyncio
 import json
 import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from rl.cli.build import make_policy
+from rl.cli.engine import make_jax_engine
 from rl.cli.main import main
+from rl.cli.model import model_of_run
+from rl.config import HardwareConfig, JaxInference
+from rl.inference.score import Scorer
+from rl.inference.server.app import make_app
+from rl.inference.server.lifecycle import Server
 
 SMALL = ["env=reverse_text", "model.layers=1", "model.width=16", "model.heads=1", "model.kv_heads=1", "model.ffn=16"]
 RUN = [*SMALL, "model.context=32", "sampling.max_tokens=8", "pack.row_length=32", "prompts=2", "group_size=2"]
 RUN += ["steps=1", "eval.tasks=2", "pack.rows_per_microbatch=4", "inference.slots=4"]
+
+
+@contextmanager
+def served(run: str) -> Iterator[str]:
+    """The model of a run behind a server in a thread of its own; gives its URL."""
+    policy = make_policy(model_of_run(Path(run)), HardwareConfig(), 0)
+    ready: Future[str] = Future()
+    loop, done = asyncio.new_event_loop(), asyncio.Event()
+
+    async def serve() -> None:
+        engine = make_jax_engine(JaxInference(slots=1), policy)
+        app = make_app(engine, policy.renderer, model=run, score=Scorer(policy.model, policy.params), max_requests=16)
+        server = await Server.start(app)
+        ready.set_result(server.url)
+        await done.wait()
+        await server.stop()
+        await engine.close()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=[serve()])
+    thread.start()
+    try:
+        yield ready.result(60)
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join()
+        loop.close()
+
+
+def test_a_teacher_in_the_mesh_and_one_behind_a_server_say_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sft", *SMALL, "model.context=64", "steps=1", "batch=2", "run_dir=wise", "seed=5"]) == 0
+    assert main(["train", *RUN, "algorithm=opd", "teacher=wise", "run_dir=mesh"]) == 0
+    with served("wise") as url:
+        learn = ["train", *RUN, f"teacher={url}"]
+        assert main([*learn, "algorithm=gkd"]) == 2
+        assert "a teacher behind a server is asked about the sampled ones alone" in capsys.readouterr().err
+        assert main([*learn, "algorithm=opd", "sampling.temperature=0.5"]) == 2
+        assert "sampling.temperature is 0.5, and a teacher behind a server" in capsys.readouterr().err
+        assert main([*learn, "algorithm=opd", "run_dir=server"]) == 0
+    assert main([*learn, "algorithm=opd", "run_dir=gone"]) == 1
+    assert f"nobody answers at {url}/generate" in capsys.readouterr().err
+    near, far = (json.loads((tmp_path / run / "metrics.jsonl").read_text()) for run in ("mesh", "server"))
+    assert abs(near["kl_teacher"]) > 1e-4
+    for metric in ("kl_teacher", "loss", "grad_norm"):
+        assert far[metric] == pytest.approx(near[metric], rel=1e-4), metric
 
 
 def test_a_student_learns_from_another_run_and_from_pairs(

@@ -101,7 +101,7 @@ test-services: .venv-services/.ready ## the clients of Kubernetes, E2B, Modal, D
 	  -o pythonpath=tests/sandbox -o filterwarnings=default $(args)
 
 # Sees what .venv has, and has besides it what these environments need.
-ENVIRONMENTS := reasoning_gym
+ENVIRONMENTS := math_python reasoning_gym
 SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
 .venv-environments/.ready: tests/environments.txt $(READY)

@@ -45,24 +45,20 @@ def test_a_file_lists_all_keys_of_its_engine_with_their_defaults_and_meanings(na
 
 
 async def test_the_engine_in_the_process_is_closed(tmp_path: Path) -> None:
-    policy = make_policy(MODEL, HardwareConfig(), seed=0)
-    async with open_engine(JaxInference(slots=1), policy, tmp_path, print) as engine:
-        assert len((await engine.generate([1, 2], TokenSampling(max_tokens=3))).ids) == 3
+    options = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    policy = make_policy(replace(MODEL, name="qwen3_moe", options=options), HardwareConfig(), seed=0)
+    async with open_engine(JaxInference(slots=1, routing_replay=True), policy, tmp_path, print) as engine:
+        found = await engine.generate([1, 2], TokenSampling(max_tokens=3))
+        assert len(found.ids) == 3 and found.routing is not None and found.routing.shape == (4, 1, 2)
     with pytest.raises(EngineError, match="closed"):
         await engine.health()
 
 
-async def test_routing_is_replayed_where_there_are_experts(tmp_path: Path) -> None:
-    settings = JaxInference(slots=1, routing_replay=True)
+async def test_no_routing_is_replayed_where_there_are_no_experts(tmp_path: Path) -> None:
     dense = make_policy(MODEL, HardwareConfig(), seed=0)
     with pytest.raises(ConfigError, match=r"inference\.routing_replay is true, but the model \(qwen3\) has no experts"):
-        async with open_engine(settings, dense, tmp_path, print):
+        async with open_engine(JaxInference(slots=1, routing_replay=True), dense, tmp_path, print):
             pass
-    options = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
-    experts = make_policy(replace(MODEL, name="qwen3_moe", options=options), HardwareConfig(), seed=0)
-    async with open_engine(settings, experts, tmp_path, print) as engine:
-        routing = (await engine.generate([1, 2], TokenSampling(max_tokens=3))).routing
-        assert routing is not None and routing.shape == (4, 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -222,9 +222,11 @@ async def test_the_batch_has_where_every_token_went(batch: Batch, old: Params, f
             assert (experts[mine][-1] == -1).all(), "nothing was drawn after it"
 
 
-async def test_an_update_goes_where_the_sampler_went(model: Model, new: Params, batch: Batch) -> None:
+async def test_an_update_goes_where_the_sampler_went(model: Model, new: Params, batch: Batch, free: Any) -> None:
     """Though the trainer has other weights, and would send most tokens elsewhere."""
     assert batch.experts is not None
+    mine = batch.segment_ids[0] == 1
+    assert (free(new, batch.tokens[0][mine]) != batch.experts[0][mine]).mean() > 0.5
     batch = batch._replace(experts=np.where(batch.experts < 0, np.array([0, 1], np.int16), batch.experts))
     algorithm, optimizer = grpo(), adamw(lr=0.01, steps=1)
     update = make_update(make_score(model), algorithm, optimizer, 1)

@@ -115,7 +115,9 @@ def compose(
         asks=asked | {"behaviour_logprobs", "reference_logprobs"} if in_credit else asked,
         critic=hosted.critic(),
         keep=None if chosen.credit not in KEEPS else hosted.of(KEEPS[chosen.credit]),
-        privilege=None if chosen.privilege is None else chosen.privilege(**_arguments(chosen.privilege, choices)),
+        privilege=None
+        if chosen.privilege is None
+        else chosen.privilege(**_arguments(chosen.privilege, numbers, choices)),
         top=_compared(numbers, choices) if chosen.loss in COMPARING else 0,
     )
 
@@ -197,6 +199,7 @@ class Parts(NamedTuple):
         """Those of the numbers that the update sees."""
         inside = [self.loss, *self.corrections, *([self.choice] if self.choice else [])]
         inside += [self.critic.error, self.critic.rate] if self.critic else []
+        inside += [self.privilege] if self.privilege else []
         return {n: v for n, v in numbers.items() if any(n in settings_of(function) for function in inside)}
 
 

@@ -243,10 +243,9 @@ sdft = named(
     it.
 
     As in `opd`, the reverse KL divergence is estimated by the sampled tokens alone; `loss=distil_top_self` compares the
-    distributions. There is no moving average of weights: the teacher has the policy's own at each update, or the first.
-    A model that does not answer better when it
-    is shown how learns nothing. Prompts have to be those of the tasks, without tools, and turns to continue each
-    other's tokens.""",
+    distributions. The teacher has the policy's own weights at each update, the first, or, as in the paper, a moving
+    average of them (`teacher_weights=average`). A model that does not answer better when it is shown how learns
+    nothing. Prompts have to be those of the tasks, without tools, and turns to continue each other's tokens.""",
     credit="nothing",
     loss="distil_self",
 )

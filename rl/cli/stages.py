@@ -236,7 +236,8 @@ class Stages:
             )
         critic = self._critic(algorithm, trained)
         keys = () if algorithm.keep is None else (self.environment.name,)
-        state, checkpoints = self._begin("train", trained, optimizer, critic, keys)
+        averaged = algorithm.privilege is not None and algorithm.privilege.weights == "average"
+        state, checkpoints = self._begin("train", trained, optimizer, critic, keys, averaged=averaged)
         look = self._look(algorithm, sampling.temperature, frozen)
         stage = self.progress.stage("train", total=steps, unit="updates", start=int(state.step))
         clock = time.perf_counter()
@@ -277,7 +278,8 @@ class Stages:
             batch = packed(parts, int(state.step))
             heard.pop(int(state.step), None)
             if taught is not None:
-                batch = taught(join(state.params if own is None else own, frozen), parts, batch)
+                teaching = own if own is not None else state.params if state.average is None else state.average
+                batch = taught(join(teaching, frozen), parts, batch)
             return batch, credited.kept
 
         shown: dict[int, list[Segment]] = {}
@@ -337,13 +339,15 @@ class Stages:
         optimizer: Optimizer,
         critic: CriticState | None = None,
         keys: Iterable[str] = (),
+        *,
+        averaged: bool = False,
     ) -> tuple[TrainState, Checkpoints]:
         """The newest checkpoint of a stage, or its first state; what was logged after it is about to be made again."""
         where = self.run.path / "checkpoints" / stage
         checkpoints = Checkpoints(where, every=self.checkpoint.every, keep=self.checkpoint.keep)
         # A copy: the first update uses up the state, and these weights may still be needed.
         with as_config_error("optimizer"):
-            first = init_state(jax.tree.map(jnp.copy, params), optimizer, critic, keys)
+            first = init_state(jax.tree.map(jnp.copy, params), optimizer, critic, keys, averaged=averaged)
         state = checkpoints.load(first) or first
         self.run.forget(stage, after=int(state.step))
         return state, checkpoints

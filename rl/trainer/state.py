@@ -17,7 +17,7 @@ class TrainState(NamedTuple):
     """What is trained, the optimizer's state, and how many updates were made (which is also the policy version).
 
     `params` are all of the model's, or the adapter alone (`rl.models.lora.split`). Beside the policy there may be a
-    critic, and what credit keeps from step to step, by environment.
+    critic, what credit keeps from step to step, by environment, and a moving average of what is trained, in its dtype.
     """
 
     params: Params
@@ -25,10 +25,16 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     critic: CriticState | None = None
     kept: Mapping[str, Float[Array, ""]] = {}
+    average: Params | None = None
 
 
 def init_state(
-    params: Params, optimizer: Optimizer, critic: CriticState | None = None, keys: Iterable[str] = ()
+    params: Params,
+    optimizer: Optimizer,
+    critic: CriticState | None = None,
+    keys: Iterable[str] = (),
+    *,
+    averaged: bool = False,
 ) -> TrainState:
     """The state before the first update.
 
@@ -37,10 +43,12 @@ def init_state(
         optimizer: of them.
         critic: from `rl.trainer.critic.init_critic`.
         keys: what credit keeps a number for.
+        averaged: keep a moving average of the parameters, too.
     """
     transform = optimizer.transform(dict.fromkeys(optimizer.hyper, 0.0))
     kept = {key: jnp.zeros(()) for key in keys}
-    return TrainState(params, transform.init(params), jnp.zeros((), jnp.int32), critic, kept)
+    average = jax.tree.map(jnp.copy, params) if averaged else None  # a copy: an update uses up both
+    return TrainState(params, transform.init(params), jnp.zeros((), jnp.int32), critic, kept, average)
 
 
 def parameter_count(params: Params) -> int:

@@ -18,7 +18,7 @@ from rl.ops.masked import masked_sum
 from rl.trainer.critic import explained_variance, improve, judge, whole
 from rl.trainer.optimizer import Optimizer
 from rl.trainer.state import TrainState
-from rl.types import Batch, Hyper
+from rl.types import Batch, Hyper, Number
 
 Metrics = dict[str, jax.Array]
 Update = Callable[[TrainState, Batch, Hyper, Params | None], tuple[TrainState, Metrics]]
@@ -75,6 +75,11 @@ def make_score(model: Model, *, remat: bool = False, chunk: int = 1024, squares:
     return score
 
 
+def _nearer(average: Params, params: Params, rate: Number) -> Params:
+    """The moving average, a share of the way nearer."""
+    return jax.tree.map(lambda a, p: (a + rate * (p - a)).astype(a.dtype), average, params)
+
+
 def _after_first(values: jax.Array) -> jax.Array:
     """`[R, L - 1, …]` behind a first column of zeros."""
     return jnp.pad(values, ((0, 0), (1, 0), *((0, 0),) * (values.ndim - 2)))
@@ -94,6 +99,8 @@ def make_update(
     leaves the state as it was, inside the program (the donated input is gone), and reports `nonfinite = 1`.
 
     A critic in the state learns from the same loss, by an optimizer and a bound on its gradient of its own.
+
+    A moving average of the parameters in the state follows them by `hyper["teacher_rate"]` of the way.
 
     A model with experts also reports `moe/max_load`, and those of its routers' biases that balance experts move by
     `hyper["expert_bias_rate"]`, unless they are frozen.
@@ -158,7 +165,8 @@ def make_update(
             if algorithm.critic.targets is not None:
                 metrics["explained_variance"] = explained_variance(batch.values, batch.returns, belongs(batch, "rl"))
             finite &= jnp.isfinite(metrics["critic_grad_norm"])
-        after = TrainState(params, opt_state, state.step + 1, critic, state.kept)
+        average = None if state.average is None else _nearer(state.average, params, hyper["teacher_rate"])
+        after = TrainState(params, opt_state, state.step + 1, critic, state.kept, average)
         result = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         if expert_loads:
             metrics["moe/max_load"] = max_load(expert_loads)

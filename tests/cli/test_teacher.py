@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from rl.cli.build import make_policy
 from rl.cli.engine import make_jax_engine
@@ -90,6 +91,10 @@ def test_a_student_learns_from_another_run_and_from_pairs(
     assert main(["train", *RUN, "algorithm=sdft", "run_dir=by_itself", "steps=2"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "by_itself" / "metrics.jsonl").read_text().splitlines()]
     assert all(abs(row["kl_teacher"]) > 1e-4 and row["grad_norm"] > 1e-4 for row in rows)
+    average = ["algorithm.teacher_weights=average", "algorithm.teacher_rate=0.5", "optimizer.lr=1e-2"]
+    assert main(["train", *RUN, "algorithm=sdft", *average, "run_dir=by_its_past", "steps=2"]) == 0
+    checkpoint = ocp.metadata(tmp_path / "by_its_past" / "checkpoints" / "train" / "00000002").metadata
+    assert checkpoint["average"].keys() == checkpoint["params"].keys()
     pairs = ({"prompt": text, "chosen": text[::-1], "rejected": text} for text in ("ab", "cd"))
     lines = [json.dumps(pair) + "\n" for pair in pairs]
     (tmp_path / "pairs.jsonl").write_text("".join(lines))

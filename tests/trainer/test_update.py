@@ -382,3 +382,16 @@ def test_supervised_updates_make_demonstrations_likelier() -> None:
         state, metrics = update(state, BATCH, {**algorithm.hyper, **optimizer.hyper, "temperature": 1.0})
         losses.append(float(metrics["loss"]))
     assert losses[0] > 2.5 and losses[-1] < 2.0 and losses == sorted(losses, reverse=True)
+
+
+def test_a_moving_average_follows_by_a_share_of_the_way(update: Any) -> None:
+    hyper = {**HYPER, "teacher_rate": 0.25}
+    first = init_state(TABLE, ADAMW, averaged=True)
+    average = np.asarray(TABLE)
+    for _ in range(2):
+        first, _ = update(first, BATCH, hyper)
+        assert first.average is not None
+        average = average + 0.25 * (np.asarray(first.params) - average)
+        np.testing.assert_allclose(first.average, average, rtol=1e-6, atol=1e-7)
+    assert np.abs(average - np.asarray(first.params)).max() > 0.01
+    assert update(init_state(TABLE, ADAMW), BATCH, HYPER)[0].average is None

@@ -150,7 +150,8 @@ def lay(parts: Sequence[Segment], row_length: int, rows: int, numbers: Sequence[
 
 
 def taught(part: Segment) -> Segment:
-    """The segment as its teacher reads it, with the same sampled tokens; as it is, if that is nothing else."""
+    """The segment as its teacher reads it, with the same sampled tokens, which go through experts of its own choice; as
+    it is, experts too, if that is nothing else: a policy then teaches itself nothing."""
     if not part.taught:
         return part
     ahead = len(part.taught) - (len(part.tokens) - part.mask.index(True))

@@ -83,7 +83,7 @@ def make_teacher(name: str | None, policy: Policy, hardware: HardwareConfig) -> 
     if name is None:
         return None
     if name.startswith(("http://", "https://")):
-        return ServedTeacher(name)
+        return ServedTeacher(name, policy.model.config.vocab_size)
     of_run = (Path(name) / "run.json").is_file()
     teacher = make_policy(model_of_run(Path(name)) if of_run else ModelConfig(source=name), hardware, seed=0)
     ours, theirs = (p.model.config.vocab_size for p in (policy, teacher))

@@ -78,8 +78,8 @@ def train(config: TrainConfig, composed: str) -> Path:
     title = f"{environment.name} · {config.algorithm['name']} · seed {config.seed}"
 
     async def stages(progress: Progress) -> None:
-        if isinstance(teacher, ServedTeacher):
-            await teacher.check(policy.renderer)
+        if isinstance(teacher, ServedTeacher) and not await teacher.check(policy.renderer):
+            progress.note(f"teacher={teacher.url} has no tokenizer: that it is the policy's could not be checked")
         stage = Stages(run, environment, policy, progress, config.checkpoint, config.pack, config.seed)
         warm = config.warm_start
         schedule = OptimizerConfig(lr=warm.lr, schedule="linear", warmup=20)

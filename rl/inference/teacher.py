@@ -21,6 +21,9 @@ TRIES = 4
 WAIT_S = 0.5
 """Before a text is sent again; twice as long each time."""
 
+UNKNOWN = "out-of-vocabulary"
+"""What SGLang says of a token that it has not; `rl serve` says that it cannot be asked so."""
+
 BUSY = (429, 503)
 
 PROBE = "The quick brown fox jumps over 13 lazy dogs, doesn't it?"
@@ -33,34 +36,52 @@ class ServedTeacher:
 
     Args:
         url: of the server, without a path.
+        vocab_size: of the policy: how many tokens there are to be asked about.
         concurrency: texts under way at once.
         timeout: seconds that a server may be silent about a text.
     """
 
-    def __init__(self, url: str, *, concurrency: int = 16, timeout: float = 600.0) -> None:
+    def __init__(self, url: str, vocab_size: int, *, concurrency: int = 16, timeout: float = 600.0) -> None:
         self.url = url.rstrip("/")
+        self._last = vocab_size - 1
         self._concurrency, self._timeout = concurrency, timeout
 
-    async def check(self, renderer: Renderer) -> None:
+    async def check(self, renderer: Renderer) -> bool:
         """Sees that the server answers, scores prompts, and means by each token what the policy does.
 
         Args:
             renderer: of the policy.
 
+        Returns:
+            Whether the server said how tokens read; one without a tokenizer cannot (SGLang's `--skip-tokenizer-init`),
+            and only how many tokens it knows was seen.
+
         Raises:
             ConfigError: when a token of the policy's is another text there, or none.
             EngineError: when it does not answer, or does not score prompts.
         """
-        ids = [*renderer.prompt([{"role": "user", "content": PROBE}]), renderer.vocab_size - 1]
-        try:
-            async with _pool(self._timeout) as http:
-                entries = await self._asked(http, ids, texts=True)
-        except Rejected as error:
-            raise ConfigError(
-                f"teacher={self.url} cannot be asked about the policy's tokens, of which the last is "
-                f"{renderer.vocab_size - 1}: {error}; expected an SGLang server, or `rl serve score=true`, of a "
-                "model with the policy's tokenizer"
-            ) from error
+        ids = renderer.prompt([{"role": "user", "content": PROBE}])
+        first = {"input_ids": [0, 1], "sampling_params": {"max_new_tokens": 0}, "return_logprob": True}
+        async with _pool(self._timeout) as http:
+            try:
+                # Not in a prompt: SGLang ends with an IndexError at a token there that it does not know.
+                await self._answered(http, {**first, "token_ids_logprob": [self._last]})
+            except Rejected as error:
+                if UNKNOWN in error.said:
+                    raise self._unfit(error) from error
+                try:
+                    await self._asked(http, [0, self._last])  # `rl serve` refuses what it does not know
+                except Rejected as unknown:
+                    raise self._unfit(unknown) from unknown
+            return self._compare(renderer, ids, await self._asked(http, ids, texts=True))
+
+    def _unfit(self, error: Rejected) -> ConfigError:
+        return ConfigError(
+            f"teacher={self.url} cannot be asked about the policy's tokens, of which the last is {self._last}: {error}"
+            "; expected an SGLang server, or `rl serve`, of a model with the policy's tokenizer"
+        )
+
+    def _compare(self, renderer: Renderer, ids: list[int], entries: list[Any]) -> bool:
         for token, (_, _, theirs) in zip(ids, entries, strict=True):
             ours = renderer.text([token])
             # Servers decode a token alone as its library does: spaces before it may be lost, and half a character is.
@@ -69,6 +90,7 @@ class ServedTeacher:
                     f"teacher={self.url} reads other tokens than the policy: token {token} is {theirs!r} there and "
                     f"{ours!r} here; tokens are what it is asked about: serve a model with the policy's tokenizer"
                 )
+        return any(isinstance(entry[2], str) for entry in entries)
 
     async def hear(self, texts: Sequence[Sequence[int]]) -> Heard:
         """What the teacher thinks of texts, each asked about once.
@@ -100,10 +122,14 @@ class ServedTeacher:
         answer = await self._answered(http, body)
         meta = answer.get("meta_info") if isinstance(answer, dict) else None
         entries = meta.get("input_token_logprobs") if isinstance(meta, dict) else None
-        if not isinstance(entries, list) or [entry[1] for entry in entries] != ids:
+        told = [entry[1] for entry in entries] if isinstance(entries, list) else None
+        if told is not None:  # SGLang scores the last token of a vocabulary as what it is, and calls it 0
+            told = [t or (i if i == self._last else 0) for t, i in zip(told, ids, strict=False)] + told[len(ids) :]
+        if told != ids or entries is None:
+            found = "none" if told is None else f"{len(told)}, {str(told)[:60]} …"
             raise EngineError(
-                f"{self.url}/generate was asked what it thinks of {len(ids)} tokens and did not answer about these; "
-                "expected meta_info.input_token_logprobs: is it an SGLang server, or `rl serve`?"
+                f"{self.url}/generate was asked what it thinks of {len(ids)} tokens, {str(ids)[:60]} …, and answered "
+                f"about {found}; expected meta_info.input_token_logprobs: is it an SGLang server, or `rl serve`?"
             )
         for place, entry in enumerate(entries[1:], start=1):
             if not isinstance(entry[0], int | float) or not math.isfinite(entry[0]):

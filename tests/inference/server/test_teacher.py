@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def teacher(server: Server) -> AsyncIterator[ServedTeacher]:
-    yield ServedTeacher(server.url + "/", concurrency=3)
+    yield ServedTeacher(server.url + "/", 264, concurrency=3)
 
 
 async def test_it_says_what_the_trainer_would(
@@ -40,14 +40,10 @@ async def test_it_says_what_the_trainer_would(
     assert await teacher.hear([]) == {}
 
 
-async def test_both_have_to_mean_the_same_by_a_token(teacher: ServedTeacher) -> None:
-    await teacher.check(ByteRenderer())
+async def test_both_have_to_mean_the_same_by_a_token(teacher: ServedTeacher, server: Server) -> None:
+    assert await teacher.check(ByteRenderer())
     with pytest.raises(ConfigError, match=r"of which the last is 264: .*refused with status 400.*policy's tokenizer"):
-        await teacher.check(Larger())
-
-
-class Larger(ByteRenderer):
-    vocab_size = 265
+        await ServedTeacher(server.url, 265).check(ByteRenderer())
 
 
 class Shifted(ByteRenderer):
@@ -64,11 +60,11 @@ async def test_another_tokenizer_of_the_same_size_is_found_out(teacher: ServedTe
 
 async def test_who_cannot_answer_is_named(scripted, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rl.inference.teacher.WAIT_S", 0.0)
-    nobody = ServedTeacher(f"http://127.0.0.1:{unused_tcp_port}")
+    nobody = ServedTeacher(f"http://127.0.0.1:{unused_tcp_port}", 264)
     with pytest.raises(Unreachable, match=f"nobody answers at http://127.0.0.1:{unused_tcp_port}/generate"):
         await nobody.hear([[1, 2]])
     _, url = await scripted("hello")
     with pytest.raises(Rejected, match="this server cannot score prompts"):
-        await ServedTeacher(url).hear([[1, 2]])
+        await ServedTeacher(url, 264).hear([[1, 2]])
     with pytest.raises(EngineError, match="refused with status 404"):
-        await ServedTeacher(f"{url}/v1").hear([[1, 2]])
+        await ServedTeacher(f"{url}/v1", 264).hear([[1, 2]])

@@ -68,9 +68,9 @@ def test_every_bundled_environment_is_a_choice() -> None:
 
 @pytest.mark.parametrize("verb", list(SCHEMAS))
 @pytest.mark.parametrize("option", conf.options("env"))
-def test_a_composed_config_stays_below_a_hundred_keys(verb: str, option: str) -> None:
+def test_a_composed_config_has_at_most_a_hundred_keys(verb: str, option: str) -> None:
     _, text = compose(verb, [f"env={option}"] if "env" in defaults(verb) else [])
-    assert len(list(leaves(yaml.safe_load(text)))) < 100
+    assert len(list(leaves(yaml.safe_load(text)))) <= 100
 
 
 def test_settings_arrive_with_their_types() -> None:

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,22 @@ def test_what_is_known_is_asked(environment: Environment) -> None:
     }
     assert known.items() & answers.items(), "at least one of them is chosen by the hash"
     assert all(answers.get(question, answer) == answer for question, answer in known.items())
+
+
+def test_invented_names_are_nobodys_and_their_answers_stand_on_their_pages(environment: Environment) -> None:
+    index = importlib.import_module(environment.demonstrate.__module__).open_corpus("invented")
+    train = [question for question in index.questions() if question.split == "train"]
+    assert len(train) > 8000 and {question.kind for question in train} == {"default", "module"}
+
+    def names(ids: Iterable[str]) -> set[str]:
+        return {each.split(":")[2].rpartition(".")[2] for each in ids}
+
+    assert names(q.id for q in index.questions()).isdisjoint(names(task.id for task in environment.tasks))
+    for question in train[:500]:
+        if question.kind == "module":
+            assert question.page.startswith(f"{question.answer}."), question
+        else:
+            assert f"={question.answer}" in index.read(question.page, question.section), question
 
 
 async def test_a_model_searches_views_reads_and_answers(environment: Environment) -> None:

@@ -28,7 +28,7 @@ from envs import (
 )
 from envs.clients.scripted import tool_call
 
-from . import python_docs
+from . import invented, python_docs
 from .index import Index, open_index
 from .pages import pages_in
 from .questions import Question, make_questions
@@ -38,7 +38,7 @@ SYSTEM = """\
 Answer the question from the documentation, which you can search and read with the tools. Give the answer alone, in a \
 tag: <answer>None</answer>. A default value is written as in Python, a version like 1.20."""
 
-PYTHON = "python"
+PYTHON, INVENTED = "python", "invented"
 
 
 def load_environment(
@@ -56,8 +56,8 @@ def load_environment(
     """Questions about documentation, and tools to find the answers.
 
     Args:
-        corpus: "python", the docstrings of the installed standard library and NumPy; or a folder of text, Markdown,
-            HTML and RST files.
+        corpus: "python", the docstrings of the installed standard library and NumPy; "invented", as many functions that
+            do not exist, to practise on; or a folder of text, Markdown, HTML and RST files.
         questions_file: for a folder, JSON lines with `question` and `answer` (see `Taskset.from_jsonl`), and if you
             like the `page` and `section` that tell it, for the metrics and demonstrations.
         max_turns: the most turns of the model, its answer included.
@@ -82,9 +82,9 @@ def load_environment(
         chosen.sort(key=lambda question: derive_seed(seed, question.id))
         return [_task(question, system, index.digest) for question in chosen[: most[split]]]
 
-    if corpus == PYTHON:
+    if corpus in (PYTHON, INVENTED):
         if questions_file is not None:
-            raise ConfigError("questions_file goes with a folder of your own; corpus='python' brings its questions")
+            raise ConfigError(f"questions_file goes with a folder of your own; corpus={corpus!r} brings its questions")
         tasks = Taskset.from_function(asked, ("train", "eval", "hard"))
     elif questions_file is None:
         raise ConfigError(
@@ -113,14 +113,15 @@ def open_corpus(corpus: str = PYTHON, section_chars: int = 1000) -> Index:
     Raises:
         ConfigError: for a folder that does not exist or holds no text.
     """
-    if corpus == PYTHON:
+    if corpus in (PYTHON, INVENTED):
 
-        def python() -> tuple[Sequence[Any], Sequence[Question]]:
+        def documented() -> tuple[Sequence[Any], Sequence[Question]]:
             entries = python_docs.entries()
+            entries = entries if corpus == PYTHON else invented.entries(entries)
             pages = python_docs.pages_of(entries, section_chars)
             return pages, make_questions(entries, pages)
 
-        return open_index(f"{PYTHON} {python_docs.versions()} {section_chars}", python)
+        return open_index(f"{corpus} {python_docs.versions()} {section_chars}", documented)
     pages = pages_in(Path(corpus).expanduser(), section_chars)
     return open_index(hashlib.sha256(json.dumps(pages).encode()).hexdigest(), lambda: (pages, ()))
 

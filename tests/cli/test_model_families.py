@@ -23,7 +23,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("setting", REFUSED)
-def test_options_that_a_family_does_not_compute(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_a_family_does_not_compute(
+    setting: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what a run leaves behind is not for the reader's own runs/
     assert main(["eval", "env=reverse_text", "model=tiny", setting]) == 2
     assert capsys.readouterr().err == f"error: model: {REFUSED[setting]}\n"
 

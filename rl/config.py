@@ -153,7 +153,9 @@ class WarmStartConfig:
     steps: int = 0
     demonstrations: int = 4096  # tasks demonstrated per pass
     batch: int = 64  # demonstrations per step
+    optimizer: str = "adamw"  # as optimizer.name; the rate rises for 20 updates and falls to 0 in a straight line
     lr: float = 1e-3
+    env: dict[str, Any] = field(default_factory=dict)  # what its environment has otherwise than `env`
 
 
 @dataclass

@@ -35,6 +35,7 @@ from rl.config import (
     MixConfig,
     ModelConfig,
     OptimizerConfig,
+    WarmStartConfig,
 )
 from rl.inference.teacher import ServedTeacher
 from rl.models.base import Model, Params
@@ -140,6 +141,11 @@ def make_environment(settings: Mapping[str, Any]) -> Environment:
     return load_environment(name, **arguments)
 
 
+def make_shown(settings: Mapping[str, Any], other: Mapping[str, Any]) -> Environment:
+    """The environment of a warm start: that of the run with `other` settings, or the one that these name."""
+    return make_environment(other if "name" in other else {**settings, **other})
+
+
 def make_algorithm(settings: Mapping[str, Any]) -> Algorithm:
     """The algorithm that `algorithm.name` names, with the other keys as its arguments.
 
@@ -190,6 +196,14 @@ def make_optimizer(config: OptimizerConfig, steps: int, model: Model) -> Optimiz
     checked = bind(RULES[config.name], own, kind=f"optimizer '{config.name}'")
     with as_config_error("optimizer"):
         return scheduled(RULES[config.name](**checked), **shared, steps=steps)
+
+
+def make_warm_optimizer(config: WarmStartConfig, model: Model) -> Optimizer:
+    """That of a warm start: its rate rises for 20 updates, then falls to 0 in a straight line."""
+    if config.optimizer not in RULES:
+        raise unknown_name("warm_start.optimizer", config.optimizer, RULES)
+    rate = OptimizerConfig(config.optimizer, config.lr, schedule="linear", warmup=20)
+    return make_optimizer(rate, config.steps, model)
 
 
 def make_vocabulary(config: ModelConfig, environment: Environment) -> Merges:

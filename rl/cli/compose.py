@@ -72,7 +72,15 @@ def convert(verb: str, composed: DictConfig) -> Composed[Any]:
     """
     with explained(verb, SCHEMAS):
         fitted = OmegaConf.merge(OmegaConf.structured(SCHEMAS[verb]), OmegaConf.to_container(composed))
-        return Composed(OmegaConf.to_object(fitted), OmegaConf.to_yaml(fitted, resolve=True))
+        return Composed(OmegaConf.to_object(fitted), OmegaConf.to_yaml(_told(fitted)))
+
+
+def _told(config: Any) -> dict[str, Any]:
+    """A config without the numbers that the chosen optimizer does not have: their null tells nobody anything."""
+    told: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if "optimizer" in told:
+        told["optimizer"] = {key: value for key, value in told["optimizer"].items() if value is not None}
+    return told
 
 
 def with_named(run: Callable[[], T]) -> T:

@@ -28,13 +28,15 @@ from rl.cli.build import (
     make_policy,
     make_preference,
     make_selection,
+    make_shown,
     make_teacher,
     make_vocabulary,
+    make_warm_optimizer,
     open_client,
 )
 from rl.cli.engine import check_routing, engine_config, open_engine
 from rl.cli.stages import Stages
-from rl.config import ClientConfig, EvalRunConfig, OptimizerConfig, SftConfig, TrainConfig
+from rl.config import ClientConfig, EvalRunConfig, SftConfig, TrainConfig
 from rl.inference.teacher import ServedTeacher
 from rl.progress import Progress
 from rl.report import summary_table, write_report
@@ -58,10 +60,14 @@ def train(config: TrainConfig, composed: str) -> Path:
     inference = engine_config(config.inference)
     environment = make_environment(config.env)
     environment.training_tasks()  # refuses what is for evaluation only, before anything is made
+    warm = config.warm_start
+    shown = make_shown(config.env, warm.env) if warm.env else environment
+    shown.training_tasks()
     algorithm = make_algorithm(config.algorithm)
     policy = _policy(config, environment)
     check_routing(inference, policy)
     optimizer = make_optimizer(config.optimizer, config.steps, policy.model)
+    warm_optimizer = make_warm_optimizer(warm, policy.model)
     _check_sampling(config)
     selection = make_selection(config.selection)
     mix = make_mix(config.mix, config.seed)
@@ -81,13 +87,12 @@ def train(config: TrainConfig, composed: str) -> Path:
         if isinstance(teacher, ServedTeacher) and not await teacher.check(policy.renderer):
             progress.note(f"teacher={teacher.url} has no tokenizer: that it is the policy's could not be checked")
         stage = Stages(run, environment, policy, progress, config.checkpoint, config.pack, config.seed)
-        warm = config.warm_start
-        schedule = OptimizerConfig(lr=warm.lr, schedule="linear", warmup=20)
         params = policy.params
         if warm.steps:
             params = await stage.supervise(
                 params,
-                make_optimizer(schedule, warm.steps, policy.model),
+                shown,
+                warm_optimizer,
                 warm.steps,
                 warm.batch,
                 warm.demonstrations,
@@ -153,7 +158,9 @@ def sft(config: SftConfig, composed: str) -> Path:
                 summary = {"held_out": {"pairs": len(apart), **found, "accuracy_ci95": bounds}}
                 run.summarise({**summary, "steps": config.steps, "seed": config.seed, "run_dir": str(run.path)})
         else:
-            await stage.supervise(policy.params, optimizer, config.steps, config.batch, config.demonstrations)
+            await stage.supervise(
+                policy.params, environment, optimizer, config.steps, config.batch, config.demonstrations
+            )
 
     _recorded(run, f"{environment.name} · sft · seed {config.seed}", None, stages)
     if apart:

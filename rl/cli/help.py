@@ -74,6 +74,7 @@ KNOBS = {  # key -> what it is, with its unit
         "mix": "demonstrations of other environments in the same updates: mix.wordle.ce=0.2",
         "teacher": "a run, or a model as in model.source, that algorithm=opd learns from",
         "warm_start.steps": "supervised updates before RL; 0 leaves it out",
+        "warm_start.env": "what its environment has otherwise: warm_start.env={corpus: invented}",
         "eval.tasks": "held-out tasks before and after",
         "model.checkpoint": "folder of weights to start from",
         "pack.row_length": "tokens per row",

@@ -119,17 +119,17 @@ class Stages:
         return {name.removeprefix("pairs/"): total / len(held_out) for name, total in sums.items()}
 
     async def supervise(
-        self, params: Params, optimizer: Optimizer, steps: int, batch: int, demonstrations: int
+        self, params: Params, shown: Environment, optimizer: Optimizer, steps: int, batch: int, demonstrations: int
     ) -> Params:
-        """Learns from the environment's demonstrations; returns the weights."""
-        tasks = self.environment.training_tasks().head(demonstrations)
+        """Learns from the demonstrations of `shown`, the run's own environment or one like it; returns the weights."""
+        tasks = shown.training_tasks().head(demonstrations)
         seed = derive_seed(self.seed, "warm_start")
         schedule = Schedule(tasks, batch, seed)
 
-        shown = Demonstrations(self.environment, schedule, seed)
+        expert = Demonstrations(shown, schedule, seed)
 
         async def batch_of(step: int) -> tuple[Batch, Iterable[str]]:
-            parts, ids = await shown.of(step, self.policy.renderer)
+            parts, ids = await expert.of(step, self.policy.renderer)
             return self._packed(parts, min_rows=batch), ids
 
         trained, frozen = split(params)

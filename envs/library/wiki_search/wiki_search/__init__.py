@@ -8,6 +8,7 @@ about things without quoting their names.
 import ast
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -169,7 +170,9 @@ def same(found: str, answer: str, kind: str) -> bool:
         return not kind and found.casefold() == answer.casefold()
     wanted = ast.literal_eval(answer)
     try:
-        value = ast.literal_eval(found)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a model takes for Python
+            value = ast.literal_eval(found)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return isinstance(wanted, str) and found == wanted != ""
     return type(value) is type(wanted) and value == wanted

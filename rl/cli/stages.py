@@ -1,16 +1,14 @@
 """The stages of an experiment, each able to go on where a killed run stopped."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from envs.clients.base import Client
-from envs.concurrency import together
 from envs.environment import Environment
 from envs.errors import ConfigError
 from envs.evaluation import Evaluation
@@ -19,12 +17,13 @@ from envs.types import Sampling
 from rl.algorithms import Algorithm, supervised
 from rl.algorithms.components import COMPONENTS, Component, with_components
 from rl.checkpoint import Checkpoints
+from rl.cli.assemble import Assembly, Gathering
 from rl.cli.build import Policy
 from rl.cli.model import as_config_error
 from rl.config import CheckpointConfig, EvalConfig, PackConfig
-from rl.data.pack import Segment, lay, pack, unpack
+from rl.data.pack import Segment, pack
 from rl.inference.engine import Engine
-from rl.inference.teacher import Heard, ServedTeacher
+from rl.inference.teacher import ServedTeacher
 from rl.metrics import CompileCounter
 from rl.models.base import Params
 from rl.models.lora import dense, join, split
@@ -35,12 +34,11 @@ from rl.rollout.collect import Collector
 from rl.rollout.demonstrations import Demonstrations
 from rl.rollout.held_out import held_out
 from rl.rollout.pairs import Pair, pair_segments
-from rl.rollout.privileged import instruct
 from rl.rollout.schedule import Schedule
-from rl.rollout.select import LastRewards, Selection, within
+from rl.rollout.select import LastRewards, Selection
 from rl.rollout.steps import Steps
 from rl.run_dir import RunDir
-from rl.trainer.credit import Groups, credit, rolled
+from rl.trainer.credit import Groups
 from rl.trainer.critic import CriticState, init_critic
 from rl.trainer.loop import reinforce
 from rl.trainer.minibatches import make_measure, make_updates
@@ -207,91 +205,50 @@ class Stages:
         served is asked about the rollouts of a step as soon as these are there, while others may still train. Every
         update learns from the demonstrations of `mix`, too.
         """
+        if algorithm.top > (entries := self.policy.model.config.vocab_size):
+            raise ConfigError(
+                f"algorithm.top={algorithm.top}, but the model has {entries} tokens; expected at most those"
+            )
         others = (name for name in COMPONENTS if any(each.components.get(name) for each in mix))
         components: list[Component] = ["rl", *others]
         if mix:
             algorithm = with_components(algorithm, components)
-        beside = sum(each.schedule.size for each in mix)
+        most = prompts * group_size + sum(each.schedule.size for each in mix)
+        trained, frozen = split(params)
+        served = teacher if isinstance(teacher, ServedTeacher) and algorithm.needs_reference else None
+        needs_own = algorithm.needs_reference and served is None
+        judge = teacher if isinstance(teacher, Policy) else None
+
         schedule = Schedule(self.environment.training_tasks(), prompts, derive_seed(self.seed, "train"))
-        client = EngineClient(engine, self.policy.renderer)
-        greedy = "greedy" in algorithm.asks
+        client, greedy = EngineClient(engine, self.policy.renderer), "greedy" in algorithm.asks
         collector = Collector(self.environment, client, group_size, sampling, deadline=step_timeout, greedy=greedy)
+        critic = self._critic(algorithm, trained)
+        keys = () if algorithm.keep is None else (self.environment.name,)
+        averaged = algorithm.privilege is not None and algorithm.privilege.weights == "average"
+        state, checkpoints = self._begin("train", trained, optimizer, critic, keys, averaged=averaged)
+        last = LastRewards(self.run.path / "tasks.jsonl", int(state.step)) if selection.pool else None
+        sampled = Steps(self.run.path, self.seed, schedule, collector, selection, prompts, max_staleness, last)
+        gathering = Gathering(sampled, mix, self.policy.renderer, served)
+        assemble = Assembly(
+            algorithm,
+            self.environment,
+            self.policy.renderer,
+            gathering,
+            selection,
+            components if mix else (),
+            partial(self._packed, min_rows=most, cut=minibatches),
+            self.pack.row_length,
+            self._reference(algorithm, judge, trained, frozen, sampling.temperature) if needs_own else None,
+            self._look(algorithm, sampling.temperature, frozen),
+            self._taught(algorithm, trained, frozen, most, sampling.temperature),
+        )
         rows = self.pack.rows_per_microbatch
         update = make_updates(
             self._score, algorithm, optimizer, rows, self.policy.constrain, minibatches=minibatches, epochs=epochs
         )
         hyper = {**optimizer.hyper, **algorithm.hyper, "temperature": sampling.temperature}
-        trained, frozen = split(params)
-        reference = None
-        served = teacher if isinstance(teacher, ServedTeacher) and algorithm.needs_reference else None
-        if algorithm.needs_reference and isinstance(teacher, Policy):
-            judge = make_score(teacher.model, top=algorithm.top)
-            reference = make_with_reference(judge, dense(teacher.params), rows, sampling.temperature)
-        elif algorithm.needs_reference and served is None:
-            first = jax.tree.map(jnp.copy, trained)  # the update uses up what it is given
-            reference = make_with_reference(self._score, join(first, frozen), rows, sampling.temperature)
-        if algorithm.top > (entries := self.policy.model.config.vocab_size):
-            raise ConfigError(
-                f"algorithm.top={algorithm.top}, but the model has {entries} tokens; expected at most those"
-            )
-        critic = self._critic(algorithm, trained)
-        keys = () if algorithm.keep is None else (self.environment.name,)
-        averaged = algorithm.privilege is not None and algorithm.privilege.weights == "average"
-        state, checkpoints = self._begin("train", trained, optimizer, critic, keys, averaged=averaged)
-        look = self._look(algorithm, sampling.temperature, frozen)
         stage = self.progress.stage("train", total=steps, unit="updates", start=int(state.step))
         clock = time.perf_counter()
-        last = LastRewards(self.run.path / "tasks.jsonl", int(state.step)) if selection.pool else None
-        sampled = Steps(self.run.path, self.seed, schedule, collector, selection, prompts, max_staleness, last)
-
-        def packed(parts: list[Segment], step: int) -> Batch:
-            batch = self._packed(parts, prompts * group_size + beside, cut=minibatches)
-            if served is not None:
-                said = [heard[step][tuple(part.tokens)][np.array(part.mask, bool)] for part in parts]
-                laid = lay(parts, self.pack.row_length, len(batch.tokens), said)
-                return batch._replace(reference_logprobs=jnp.asarray(laid))
-            return batch if reference is None else reference(batch)
-
-        privilege, taught, own = algorithm.privilege, None, None
-        if privilege is not None:
-            own = jax.tree.map(jnp.copy, trained) if privilege.weights == "initial" else None
-            judge = make_score(self.policy.model, top=algorithm.top)
-            taught = make_taught(judge, self.pack.row_length, rows, prompts * group_size + beside, sampling.temperature)
-
-        def assemble(groups: Groups, state: TrainState) -> tuple[Batch, Mapping[str, float]]:
-            def per_token(parts: list[Segment]) -> dict[str, list[np.ndarray]]:
-                batch = packed(parts, int(state.step))
-                told = {**batch._asdict(), **look(state, batch)}
-                wanted = algorithm.asks - {"greedy"}
-                return {n: unpack(parts, self.pack.row_length, np.asarray(told[n])) for n in wanted}
-
-            names = [self.environment.name] * len(groups)
-            kept = {name: float(value) for name, value in state.kept.items()}
-            credited = credit(algorithm, groups, per_token=per_token, environments=names, kept=kept)
-            if privilege is not None:
-                instruct(credited.segments, groups, privilege, self.environment, self.policy.renderer)
-            parts = within(credited.segments, selection)
-            if mix:
-                parts += shown.pop(int(state.step))
-                for part in parts:
-                    part.components = {name: (part.components or {"rl": 1.0}).get(name, 0.0) for name in components}
-            batch = packed(parts, int(state.step))
-            heard.pop(int(state.step), None)
-            if taught is not None:
-                teaching = own if own is not None else state.params if state.average is None else state.average
-                batch = taught(join(teaching, frozen), parts, batch)
-            return batch, credited.kept
-
-        shown: dict[int, list[Segment]] = {}
-        heard: dict[int, Heard] = {}
-
-        async def collect(step: int) -> Groups:
-            played = await together(each.of(step, self.policy.renderer) for each in mix)
-            shown[step] = [part for parts, _ in played for part in parts]
-            groups = await sampled.collect(step)
-            if served is not None:
-                heard[step] = await served.hear([part.tokens for part in [*rolled(groups), *shown[step]]])
-            return groups
 
         def on_step(step: int, groups: Groups, metrics: dict[str, float]) -> None:
             nonlocal clock
@@ -308,7 +265,7 @@ class Stages:
         await reinforce(
             state,
             steps=steps,
-            collect=collect,
+            collect=gathering.collect,
             assemble=assemble,
             apply=make_apply(update, hyper, frozen),
             publish=publish,
@@ -318,6 +275,33 @@ class Stages:
             lockstep=lockstep,
             mismatch_limit=mismatch_limit,
         )
+
+    def _reference(
+        self, algorithm: Algorithm, teacher: Policy | None, trained: Params, frozen: Params | None, temperature: float
+    ) -> Callable[[Batch], Batch]:
+        """Fills in what `teacher` says about a batch, or without one the policy as it is now."""
+        rows = self.pack.rows_per_microbatch
+        if teacher is not None:
+            judge = make_score(teacher.model, top=algorithm.top)
+            return make_with_reference(judge, dense(teacher.params), rows, temperature)
+        first = jax.tree.map(jnp.copy, trained)  # the update uses up what it is given
+        return make_with_reference(self._score, join(first, frozen), rows, temperature)
+
+    def _taught(
+        self, algorithm: Algorithm, trained: Params, frozen: Params | None, min_rows: int, temperature: float
+    ) -> Callable[[TrainState, Sequence[Segment], Batch], Batch] | None:
+        """Fills in what a policy says that teaches itself, with its weights of now, of a while ago, or of the start."""
+        if algorithm.privilege is None:
+            return None
+        own = jax.tree.map(jnp.copy, trained) if algorithm.privilege.weights == "initial" else None
+        judge = make_score(self.policy.model, top=algorithm.top)
+        taught = make_taught(judge, self.pack.row_length, self.pack.rows_per_microbatch, min_rows, temperature)
+
+        def of(state: TrainState, parts: Sequence[Segment], batch: Batch) -> Batch:
+            teaching = own if own is not None else state.params if state.average is None else state.average
+            return taught(join(teaching, frozen), parts, batch)
+
+        return of
 
     def _critic(self, algorithm: Algorithm, trained: Params) -> CriticState | None:
         """The critic that an algorithm begins with, if it has one."""

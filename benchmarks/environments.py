@@ -252,6 +252,7 @@ def served() -> Iterator[str]:
             yield found[1]
         finally:
             server.terminate()
+            server.communicate()  # it says that it stopped
 
 
 async def sampled(name: str, url: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from envs.errors import ConfigError, InfrastructureError
+from envs.errors import ConfigError, InfrastructureError, MissingPackageError
 from envs.tools import Tool, ToolFailure
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class MCPTools:
         max_chars: results longer than this are cut, with a notice.
 
     Raises:
-        ConfigError: if the SDK is not installed.
+        MissingPackageError: if the SDK is not installed.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MCPTools:
         try:
             import mcp  # noqa: F401
         except ImportError as error:
-            raise ConfigError(
+            raise MissingPackageError(
                 f"MCP servers need the SDK ({error}); install it with `pip install 'upswing[mcp]'`"
             ) from None
         self._server, self._env = server, env

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from envs.clients.scripted import ScriptedClient
+from envs.concurrency import together
 from envs.environment import Environment
 from envs.errors import UpswingError
 from envs.resolve import load_environment
 from envs.rollout import run_task
 from envs.types import Message, Sampling, Task, Trajectory
+
+_AT_ONCE = 8  # rollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class _Subject:
     def __init__(self, environment: Environment, again: Callable[[], Environment], tasks: int, samples: int) -> None:
         self.environment, self._again, self._most, self._samples = environment, again, tasks, samples
         self._gold: dict[str, tuple[list[Message], Trajectory]] = {}
+        self._room = asyncio.Semaphore(_AT_ONCE)
 
     def few(self) -> list[Task]:
         """The first tasks of each split."""
@@ -145,9 +149,8 @@ class _Subject:
         return "loaded twice"
 
     async def gold_scores_high(self, high: float) -> str:
-        for task in self.few():
-            best = max([await self._shown(task, i) for i in range(self._demonstrators())], key=lambda b: _reward(b[1]))
-            self._gold[task.id] = best
+        tasks = self.few()
+        self._gold = {t.id: best for t, best in zip(tasks, await together(map(self._best, tasks)), strict=True)}
         mean = _mean(_reward(trajectory) for _, trajectory in self._gold.values())
         if mean < high:
             worst = min(self._gold.values(), key=lambda b: _reward(b[1]))[1]
@@ -176,13 +179,14 @@ class _Subject:
         return f"{len(self._golden())} rollouts"
 
     async def rollouts_are_deterministic(self) -> str:
-        for messages, first in self._golden():
-            second = await self._said(first.task, messages)
+        golden = self._golden()
+        again = await together(self._said(first.task, messages) for messages, first in golden)
+        for (_, first), second in zip(golden, again, strict=True):
             if _timeless(first) != _timeless(second):
                 raise UnfitError(
                     f"task '{first.task.id}' went another way the second time: {_difference(first, second)}"
                 )
-        return f"{len(self._golden())} rollouts twice"
+        return f"{len(golden)} rollouts twice"
 
     def _golden(self) -> list[tuple[list[Message], Trajectory]]:
         if not self._gold:
@@ -195,22 +199,29 @@ class _Subject:
     def _demonstrators(self) -> int:
         return 1 if self.environment.demonstrate is None else self._samples
 
-    async def _shown(self, task: Task, sample: int) -> tuple[list[Message], Trajectory]:
-        messages: list[Message]
+    async def _best(self, task: Task) -> tuple[list[Message], Trajectory]:
+        """What the best demonstrator says, and its rollout. Demonstrators who say the same are played once."""
+        played: list[tuple[list[Message], Trajectory]] = []
+        for sample in range(self._demonstrators()):
+            messages = self._shown(task, sample)
+            if all(messages != said for said, _ in played):
+                played.append((messages, await self._said(task, messages)))
+        return max(played, key=lambda shown: _reward(shown[1]))
+
+    def _shown(self, task: Task, sample: int) -> list[Message]:
         if self.environment.demonstrate is not None:
-            messages = [m for m in self.environment.demonstration(task, sample) if m["role"] == "assistant"]
-        elif task.answer is None:
+            return [m for m in self.environment.demonstration(task, sample) if m["role"] == "assistant"]
+        if task.answer is None:
             raise NotAskedError("no gold answers: give the tasks an answer, or Environment(demonstrate=…)")
-        else:
-            text = task.answer if isinstance(task.answer, str) else json.dumps(task.answer)
-            messages = [{"role": "assistant", "content": text}]
-        return messages, await self._said(task, messages)
+        text = task.answer if isinstance(task.answer, str) else json.dumps(task.answer)
+        return [{"role": "assistant", "content": text}]
 
     async def _said(self, task: Task, messages: Sequence[Message]) -> Trajectory:
         """A rollout in which the model says one thing after the other, the last one again and again."""
         rest = iter(messages)
         client = ScriptedClient(lambda _: next(rest, messages[-1]))
-        trajectory = await run_task(self.environment, task, client, sampling=Sampling(seed=0), retries=0)
+        async with self._room:
+            trajectory = await run_task(self.environment, task, client, sampling=Sampling(seed=0), retries=0)
         if trajectory.failure is not None:
             failure = trajectory.failure
             raise UnfitError(
@@ -219,7 +230,7 @@ class _Subject:
         return trajectory
 
     async def _low(self, pairs: Iterable[tuple[Task, Sequence[Message]]], low: float) -> str:
-        said = [await self._said(task, messages) for task, messages in pairs]
+        said = await together(self._said(task, messages) for task, messages in pairs)
         mean = _mean(map(_reward, said))
         if mean > low:
             raise UnfitError(f"mean {mean:.3f}, expected at most {low:g}; {_described(max(said, key=_reward))}")

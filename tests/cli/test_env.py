@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -237,3 +238,34 @@ def test_an_environment_whose_packages_are_missing_is_left_out_and_named(
     assert "– not checked: environment 'sums' needs the module 'a_module_that_nobody_has', which is not" in told
     assert f"`pip install {folder}`" in told
     assert told.rstrip().endswith(f"1 of 2 environments pass; not checked, for want of packages: {folder}")
+
+
+def test_what_demonstrators_say_alike_is_played_once(tmp_path: Path) -> None:
+    folder = tmp_path / "counted"
+    folder.mkdir()
+    (folder / "counted.py").write_text(COUNTED)
+    assert [check.passed for check in validate(folder, tasks=1)] == [True] * 9
+    said = Counter((folder / "said.txt").read_text().splitlines())
+    assert said == {"I do not know": 2, "2": 3, "3": 3, "": 2}  # right, right for the other task, and right again
+
+
+COUNTED = """
+from pathlib import Path
+
+from envs import Environment, Rubric, Task, Taskset, single_turn
+
+
+def right(completion: str, answer: str) -> float:
+    with Path(__file__).with_name("said.txt").open("a") as file:
+        file.write(completion + "\\n")
+    return float(completion == answer)
+
+
+def demonstrate(task: Task, sample: int) -> str:
+    return task.answer if sample == 7 else "I do not know"
+
+
+def load_environment() -> Environment:
+    tasks = {"train": [Task.ask("a", "1 + 1?", "2")], "eval": [Task.ask("b", "1 + 2?", "3")]}
+    return Environment(Taskset(tasks), single_turn(), Rubric({right: 1.0}), demonstrate=demonstrate)
+"""

@@ -25,6 +25,7 @@ from envs import (
     tool_use,
 )
 from envs.clients.scripted import tool_call
+from envs.errors import MissingPackageError
 from envs.mcp_tools import MCPTools
 from envs.tools import call_tool
 
@@ -153,5 +154,5 @@ async def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         async with MCPTools(make_server, only=["sub"]).connect():
             pass
     monkeypatch.setitem(sys.modules, "mcp", None)
-    with pytest.raises(ConfigError, match=r"install it with `pip install 'upswing\[mcp\]'`"):
+    with pytest.raises(MissingPackageError, match=r"install it with `pip install 'upswing\[mcp\]'`"):
         MCPTools(make_server)

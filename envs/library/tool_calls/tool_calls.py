@@ -22,6 +22,8 @@ def load_environment(
     max_turns: int = 16,
     train_tasks: int = 2000,
     eval_tasks: int = 256,
+    kinds: Sequence[str] = ("order", "most", "cancel", "credit"),
+    last_names: str = "listed",
     system: str = SYSTEM,
     seed: int = 0,
 ) -> Environment:
@@ -32,6 +34,8 @@ def load_environment(
         max_turns: the most turns of the model, its last words included.
         train_tasks: how many tasks to train on.
         eval_tasks: how many tasks to evaluate on.
+        kinds: what is asked for: order some, as many as credit and stock allow (most), cancel, add credit.
+        last_names: of customers: listed (24), or invented, too many for a small model to learn them by heart.
         system: the system message.
         seed: decides the tasks.
     """
@@ -41,10 +45,18 @@ def load_environment(
         raise ConfigError(
             f"max_turns={max_turns}, train_tasks={train_tasks}, eval_tasks={eval_tasks}; expected 1 or more"
         )
+    if not kinds or not set(kinds) <= set(_WANTS):
+        raise ConfigError(f"kinds={list(kinds)}; expected some of {', '.join(_WANTS)}")
+    if last_names not in ("listed", "invented"):
+        raise ConfigError(f"last_names='{last_names}'; expected listed or invented")
     count = {"train": train_tasks, "eval": eval_tasks}
 
     def tasks(split: str) -> list[Task]:
-        return [_task(derive_seed(seed, split, i), split, i, max_requests, system) for i in range(count[split])]
+        info = {"split": split, "invented": last_names == "invented"}
+        seeds = [derive_seed(seed, split, i) for i in range(count[split])]
+        return [
+            _task(f"{split}-{i}", {"seed": each, **info}, kinds, max_requests, system) for i, each in enumerate(seeds)
+        ]
 
     tools: list[Callable[..., Any]] = [
         find_customers,
@@ -124,7 +136,7 @@ class Shop:
 
 
 def _open(rollout: Rollout) -> None:
-    rollout.state.shop = Shop(make_shop(rollout.task.info["seed"], rollout.task.info["split"]))
+    rollout.state.shop = Shop(_shop_of(rollout.task.info))
 
 
 def _answer(call: Callable[[], Any]) -> str:
@@ -202,15 +214,16 @@ _LAST = {
     "train": "Abel Brook Carver Drake Ellis Frost Grant Hobbs Irwin Joyce Knox Lowe Mason Nash Orr Pratt",
     "eval": "Quill Reed Stone Tate Usher Vance Wade York",
 }
+_LETTERS = ("bdfgklmnprstvz", "aeiou", "bdfgklmnprstvz", "aeiou", "klmnrst")
 _PRODUCTS = (
     "red pencil,blue pencil,green pencil,small notebook,large notebook,desk lamp,floor lamp,glue stick,ink bottle"
 )
 
 
-def make_shop(seed: int, split: str) -> State:
+def make_shop(seed: int, split: str, *, invented: bool = False) -> State:
     """The state that a shop begins with. Customers of different splits have different names."""
     rng = random.Random(seed)
-    lasts = rng.sample(_LAST[split].split(), CUSTOMERS)
+    lasts = _invent(rng, split) if invented else rng.sample(_LAST[split].split(), CUSTOMERS)
     names = [f"{first} {last}" for first, last in zip(rng.sample(_FIRST.split(), CUSTOMERS), lasts, strict=True)]
     customers = {f"c{i}": {"name": name, "credit": rng.randint(20, 90)} for i, name in enumerate(names, 1)}
     prices = rng.sample(range(2, 12), 5)
@@ -227,21 +240,33 @@ def make_shop(seed: int, split: str) -> State:
     return {"customers": customers, "products": products, "orders": orders}
 
 
+def _invent(rng: random.Random, split: str) -> list[str]:
+    """Last names of letters like `Sorek`, none with a first name in it: that would be found with its bearer's."""
+    found: list[str] = []
+    while len(found) < CUSTOMERS:
+        name = "".join(map(rng.choice, _LETTERS)).capitalize()
+        mine = "eval" if derive_seed("split", name) % 4 == 0 else "train"
+        if mine == split and name not in found and not any(f in name.lower() for f in _FIRST.lower().split()):
+            found.append(name)
+    return found
+
+
+def _shop_of(info: Mapping[str, Any]) -> State:
+    return make_shop(info["seed"], info["split"], invented=info["invented"])
+
+
 Call = tuple[str, dict[str, Any]]
 
 
-def _task(task_seed: int, split: str, number: int, max_requests: int, system: str) -> Task:
-    shop, rng = Shop(make_shop(task_seed, split)), random.Random(derive_seed(task_seed, "requests"))
+def _task(name: str, info: dict[str, Any], kinds: Sequence[str], max_requests: int, system: str) -> Task:
+    shop, rng = Shop(_shop_of(info)), random.Random(derive_seed(info["seed"], "requests"))
     asked, steps = list[str](), list[Call]()
     for customer_id in rng.sample(list(shop.state["customers"]), rng.randint(1, max_requests)):
-        sentence, calls_of = rng.choice((_wants_order, _wants_most, _wants_cancelled, _wants_credit))(
-            shop, customer_id, rng
-        )
+        sentence, calls_of = rng.choice([_WANTS[kind] for kind in kinds])(shop, customer_id, rng)
         asked.append(sentence)
         steps += calls_of
         _run(shop, *calls_of[-1])
-    info = {"seed": task_seed, "split": split, "steps": [list(step) for step in steps]}
-    return Task.ask(f"{split}-{number}", " ".join(asked), shop.state, system=system, **info)
+    return Task.ask(name, " ".join(asked), shop.state, system=system, **info, steps=[list(step) for step in steps])
 
 
 def _wants_order(shop: Shop, customer_id: str, rng: random.Random) -> tuple[str, list[Call]]:
@@ -292,6 +317,10 @@ def _wants_credit(shop: Shop, customer_id: str, rng: random.Random) -> tuple[str
     ]
 
 
+# An order that cannot be made is a wish for credit; the order of the kinds decides the tasks.
+_WANTS = {"order": _wants_order, "most": _wants_most, "cancel": _wants_cancelled, "credit": _wants_credit}
+
+
 def _run(shop: Shop, name: str, arguments: Mapping[str, Any]) -> str:
     calls_by_name: Mapping[str, Callable[..., Any]] = {
         "find_customers": lambda name: shop.find("customers", name),
@@ -305,10 +334,11 @@ def _run(shop: Shop, name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def demonstrate(task: Task, sample: int) -> list[Message]:
-    """Looks up what a request names, then does it, one call a turn."""
-    shop = Shop(make_shop(task.info["seed"], task.info["split"]))
+    """Looks up what a request names, then does it, one call a turn; every other time by the first name alone."""
+    shop, brief = Shop(_shop_of(task.info)), (task.info["seed"] + sample) % 2 == 1
     messages: list[Message] = []
-    for number, (name, arguments) in enumerate(task.info["steps"]):
+    for number, (name, told) in enumerate(task.info["steps"]):
+        arguments = {"name": told["name"].split()[0]} if brief and name == "find_customers" else told
         messages.append(tool_call(name, json.dumps(arguments), f"call_{number}"))
         result = _run(shop, name, arguments)
         messages.append({"role": "tool", "tool_call_id": f"call_{number}", "name": name, "content": result})
@@ -330,7 +360,7 @@ def _comparable(state: State) -> tuple[Any, ...]:
 
 def untouched(state: Any, info: Mapping[str, Any]) -> float:
     """1 if nothing has changed."""
-    return float(state.shop.state == make_shop(info["seed"], info["split"]))
+    return float(state.shop.state == _shop_of(info))
 
 
 def calls(messages: Sequence[Message]) -> float:

@@ -103,7 +103,51 @@ def test_tasks_are_of_every_kind_and_share_no_customer(environment: Environment)
     assert kinds == {"find_customers", "find_products", "list_orders", "place_order", "cancel_order", "add_credit"}
 
 
-@pytest.mark.parametrize("wrong", [{"max_requests": 5}, {"max_requests": 0}, {"max_turns": 0}, {"eval_tasks": 0}])
-def test_what_does_not_fit_is_refused(wrong: dict[str, int]) -> None:
+async def test_names_can_be_invented_too_many_to_be_known_by_heart() -> None:
+    environment = load_environment("tool_calls", train_tasks=100, eval_tasks=100, last_names="invented")
+    names = {
+        split: {c["name"] for t in environment.tasks.split(split) for c in t.answer["customers"].values()}
+        for split in ("train", "eval")
+    }
+    lasts = {split: {name.split()[1] for name in found} for split, found in names.items()}
+    assert lasts["train"].isdisjoint(lasts["eval"]) and min(map(len, lasts.values())) > 300
+    firsts = {name.split()[0].lower() for name in names["train"]}
+    assert not any(first in last.lower() for first in firsts for last in lasts["train"] | lasts["eval"])
+    for task in environment.tasks.split("eval").head(20):
+        for sample in (0, 1):
+            shown = [m for m in environment.demonstration(task, sample) if m["role"] == "assistant"]
+            trajectory = await say(environment, task, *shown)
+            assert trajectory.reward == 1.0 and trajectory.metrics["failed_calls"] == 0.0
+
+
+def test_customers_are_looked_up_by_the_whole_name_or_the_first(environment: Environment) -> None:
+    def words(task: Task, sample: int) -> int:
+        call = next(c for m in environment.demonstration(task, sample) for c in m.get("tool_calls", ()))
+        return len(json.loads(call["function"]["arguments"])["name"].split())
+
+    tasks = environment.tasks.split("train").head(20)
+    assert all(sorted([words(task, 0), words(task, 1)]) == [1, 2] for task in tasks)
+    assert {words(task, 0) for task in tasks} == {1, 2}
+
+
+def test_only_the_kinds_that_are_named_are_asked_for() -> None:
+    environment = load_environment("tool_calls", train_tasks=50, kinds=["cancel", "credit"])
+    kinds = {task.info["steps"][-1][0] for task in environment.tasks}
+    assert kinds == {"cancel_order", "add_credit"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_requests": 5},
+        {"max_requests": 0},
+        {"max_turns": 0},
+        {"eval_tasks": 0},
+        {"last_names": "many"},
+        {"kinds": []},
+        {"kinds": ["refund"]},
+    ],
+)
+def test_what_does_not_fit_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="expected"):
         load_environment("tool_calls", **wrong)

@@ -191,9 +191,9 @@ def test_an_expert_finds_nearly_every_page_and_reads_what_it_answers(environment
     for task in tasks:
         *_, last = messages = environment.demonstration(task)
         seen = "\n".join(str(message["content"]) for message in messages if message["role"] == "tool")
-        assert last["content"] == f"<answer>{task.answer}</answer>"
-        if task.info["kind"] == "default":
-            assert task.answer in seen
+        quote, answer = str(last["content"]).rpartition("\n")[::2]
+        assert quote == task.info["quote"] and answer == f"<answer>{task.answer}</answer>"
+        assert quote in seen and bool(quote) == bool(task.info["section"])
         searched = json.loads(messages[0]["tool_calls"][0]["function"]["arguments"])["query"]
         assert f"`{searched}`" in str(task.prompt[-1]["content"])  # nobody could learn to search for the answer
         found += task.info["page"] in seen

@@ -128,7 +128,7 @@ def open_corpus(corpus: str = PYTHON, section_chars: int = 1000) -> Index:
 
 
 def _task(question: Question, system: str, digest: str) -> Task:
-    info = {name: getattr(question, name) for name in ("kind", "page", "section")}
+    info = {name: getattr(question, name) for name in ("kind", "page", "section", "quote")}
     return Task.ask(
         question.id,
         question.text,
@@ -214,7 +214,8 @@ def failed_calls(messages: Sequence[Message]) -> float:
 
 
 def expert(index: Index, task: Task, results: int) -> list[Message]:
-    """Searches until the page is among the results, reads the section that tells the answer, and gives it.
+    """Searches until the page is among the results, reads the section that tells the answer, quotes the words of it that
+    do, and answers: below `order='K'`, nobody has to look for the value any more.
 
     Raises:
         ConfigError: for a question of your own that does not say where its answer stands.
@@ -235,7 +236,8 @@ def expert(index: Index, task: Task, results: int) -> list[Message]:
         if text is None:
             raise ConfigError(f"question '{task.id}': there is no section '{info['section']}' on page '{info['page']}'")
         _call(messages, "read_section", where | {"section": info["section"]}, text)
-    return [*messages, {"role": "assistant", "content": f"<answer>{task.answer}</answer>"}]
+    quote = f"{info['quote']}\n" if info.get("quote") else ""
+    return [*messages, {"role": "assistant", "content": f"{quote}<answer>{task.answer}</answer>"}]
 
 
 def _call(messages: list[Message], name: str, arguments: Mapping[str, str], result: str) -> None:

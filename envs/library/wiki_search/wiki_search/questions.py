@@ -25,6 +25,7 @@ class Question(NamedTuple):
         text: what is asked.
         answer: a Python literal, the name of a module, or a version.
         page: where the answer stands, and `section` on it; empty if the page's title tells it.
+        quote: what stands there, word for word; empty if the page's title tells it.
         words: what an expert would search for, from the best query to the last.
     """
 
@@ -35,6 +36,7 @@ class Question(NamedTuple):
     answer: str
     page: str
     section: str
+    quote: str
     words: tuple[str, ...]
 
 
@@ -70,11 +72,12 @@ class _Fact(NamedTuple):
     answer: str
     page: str
     section: str
+    quote: str
 
 
 def _question(fact: _Fact, split: str, text: str, words: tuple[str, ...]) -> Question:
     name = f"{split}:{fact.kind}:{fact.entry.name}" + (f":{fact.about}" if fact.about else "")
-    return Question(name, fact.kind, split, text, fact.answer, fact.page, fact.section, words)
+    return Question(name, fact.kind, split, text, fact.answer, fact.page, fact.section, fact.quote, words)
 
 
 def _facts(entries: Sequence[Entry], pages: Mapping[str, Page]) -> Iterator[_Fact]:
@@ -91,7 +94,7 @@ def _facts(entries: Sequence[Entry], pages: Mapping[str, Page]) -> Iterator[_Fac
         if entry.kind != "method" and named[short] == 1:
             asked = f"Which public module defines the {entry.kind} `{short}`?"
             unnamed = f"Which public module defines the {entry.kind} that is {{}}?"
-            yield _Fact(entry, "module", "", asked, unnamed, entry.module, page, "")
+            yield _Fact(entry, "module", "", asked, unnamed, entry.module, page, "", "")
         if entry.kind != "method" and entry.module.startswith("numpy"):
             yield from _versions(entry, page, read)
 
@@ -103,7 +106,7 @@ def _defaults(entry: Entry, page: str, section: str, text: str) -> Iterator[_Fac
             continue
         asked = f"What is the default value of the parameter `{parameter}` of `{entry.name}`?"
         unnamed = f"What is the default value of the parameter `{parameter}` of the {entry.kind} that is {{}}?"
-        yield _Fact(entry, "default", parameter, asked, unnamed, value, page, section)
+        yield _Fact(entry, "default", parameter, asked, unnamed, value, page, section, f"{parameter}={value}")
 
 
 def _doubted(doc: str, parameter: str, value: str) -> bool:
@@ -153,6 +156,7 @@ def _versions(entry: Entry, page: str, read: Mapping[str, str]) -> Iterator[_Fac
             re.sub(r"(?<=\d\.\d)(\d*)\.0$", r"\1", found[0][1]),
             page,
             section,
+            directive,
         )
 
 

@@ -214,8 +214,8 @@ def failed_calls(messages: Sequence[Message]) -> float:
 
 
 def expert(index: Index, task: Task, results: int) -> list[Message]:
-    """Searches until the page is among the results, reads the section that tells the answer, quotes the words of it that
-    do, and answers: below `order='K'`, nobody has to look for the value any more.
+    """Searches until the page is among the results, reads the section that tells the answer, quotes what it says there,
+    and answers: below `order='K'`, nobody has to look for the value any more.
 
     Raises:
         ConfigError: for a question of your own that does not say where its answer stands.

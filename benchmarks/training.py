@@ -7,8 +7,8 @@ leads with), each with `_low` and `_high` (95 %, the gain's paired by task); `se
 
     python benchmarks/training.py                             # reverse_text: four minutes per seed on two idle cores
     python benchmarks/training.py --readme README.md          # and writes the table into its block `seeds`
-    python benchmarks/training.py wordle steps=10 --seeds 1   # another experiment, a setting of its own, one seed
-    python benchmarks/training.py wordle --runs runs/wordle   # keeps the runs; those that are finished are only read
+    python benchmarks/training.py tool_calls steps=6 --seeds 1  # another experiment, a setting of its own, one seed
+    python benchmarks/training.py tool_calls --runs runs/tools  # keeps the runs; those that are finished are only read
 """
 
 import json

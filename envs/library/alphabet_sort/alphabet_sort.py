@@ -171,26 +171,21 @@ def listed(rng: random.Random, split: str, number: int) -> tuple[list[str], list
 
 
 def invented(rng: random.Random, split: str, number: int) -> tuple[list[str], list[str]]:
-    """Names of three to eight letters like `Wesch` and `Tidaro`; one's first name may be another's last name."""
+    """Names that nobody has: the beginning of one that is for training, and the end of another (`Helfael Chanardo`)."""
 
-    def some() -> list[str]:
-        found: list[str] = []
+    def some(real: Sequence[str]) -> list[str]:
+        known, found = [name for name in real if split_of(name) == "train"], list[str]()
         while len(found) < number:
-            syllables = rng.randint(1, 3)
-            name = "".join(rng.choice(part) for _ in range(syllables) for part in _SYLLABLE).capitalize()
-            if 2 < len(name) < 9 and split_of(name) == split and name not in found:
+            one, other = rng.sample(known, 2)
+            name = one[: rng.randint(1, len(one) - 1)] + other[rng.randint(1, len(other) - 1) :]
+            if 2 < len(name) < 10 and name not in _REAL and name not in found and split_of(name) == split:
                 found.append(name)
         return found
 
-    return some(), some()
+    return some(FIRST), some(LAST)
 
 
 _DRAW: dict[str, Draw] = {"listed": listed, "invented": invented}
-_SYLLABLE = (
-    [*"bcdfghjklmnprstvwxyz", "ch", "qu", "sh", "br", "kr", "st", *[""] * 6],
-    [*"aeiou"],
-    [*"bcdfgklmnprstvxz", "nd", "rt", "ck", "ll", "sch", *[""] * 21],
-)
 
 _FIRST = """
 Aaron Abigail Adam Agnes Ahmed Aisha Alan Alice Amara Amir Andrea Anita Arthur Astrid Barbara Beatriz Bela Bruno
@@ -213,4 +208,5 @@ Russo Saito Santos Schmidt Sharma Silva Singh Sokolov Suzuki Tanaka Taylor Thomp
 Varga Vogel Wagner Walsh Weber Wong Yamada Young Zapata Ziegler Zimmer
 """
 LAST = _LAST.split()
+_REAL = {*FIRST, *LAST}
 MOST_NAMES = min(sum(split_of(name) == "eval" for name in names) for names in (FIRST, LAST))

@@ -85,6 +85,8 @@ async def test_names_can_be_invented_too_many_to_be_known_by_heart() -> None:
         parts["train" if task.id.startswith("train") else "eval"] |= {part for name in names for part in name}
     assert parts["train"].isdisjoint(parts["eval"]) and min(map(len, parts.values())) > 1000
     assert all(part.isalpha() and part.istitle() for part in parts["train"] | parts["eval"])
+    real = load_environment("alphabet_sort", train_tasks=200, eval_tasks=100).tasks
+    assert not parts["train"] & {part for task in real for name in task.answer[0] for part in name.split()}
     for task in environment.tasks.split("eval").head(20):
         shown = [str(m["content"]) for m in environment.demonstration(task, 0) if m["role"] == "assistant"]
         assert (await say(*shown, task=task)).reward == 1.0

@@ -171,21 +171,26 @@ def listed(rng: random.Random, split: str, number: int) -> tuple[list[str], list
 
 
 def invented(rng: random.Random, split: str, number: int) -> tuple[list[str], list[str]]:
-    """Names that nobody has: the beginning of one that is for training, and the end of another (`Helfael Chanardo`)."""
+    """Names of one to three syllables like `Wesch` and `Tidaro`; one's first name may be another's last name."""
 
-    def some(real: Sequence[str]) -> list[str]:
-        known, found = [name for name in real if split_of(name) == "train"], list[str]()
+    def some() -> list[str]:
+        found: list[str] = []
         while len(found) < number:
-            one, other = rng.sample(known, 2)
-            name = one[: rng.randint(1, len(one) - 1)] + other[rng.randint(1, len(other) - 1) :]
-            if 2 < len(name) < 10 and name not in _REAL and name not in found and split_of(name) == split:
+            syllables = rng.randint(1, 3)
+            name = "".join(rng.choice(part) for _ in range(syllables) for part in _SYLLABLE).capitalize()
+            if 2 < len(name) < 9 and name not in _REAL and name not in found and split_of(name) == split:
                 found.append(name)
         return found
 
-    return some(FIRST), some(LAST)
+    return some(), some()
 
 
 _DRAW: dict[str, Draw] = {"listed": listed, "invented": invented}
+_SYLLABLE = (
+    ["b", "c", "ch", *"dfghjklmnp", "qu", "r", "s", "sh", *"tvwxyz", "br", "kr", "st", *[""] * 6],
+    [*"aeiou"],
+    [*"bcdfgklmnprstvxz", "nd", "rt", "ck", "ll", "sch", *[""] * 21],
+)
 
 _FIRST = """
 Aaron Abigail Adam Agnes Ahmed Aisha Alan Alice Amara Amir Andrea Anita Arthur Astrid Barbara Beatriz Bela Bruno

@@ -5,12 +5,14 @@ the names that are new in this turn marked. The conversation is the only state: 
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from envs import ConfigError, Environment, Message, Rollout, Rubric, Task, Taskset, derive_seed, multi_turn, xml_tag
 
 Key = Literal["first", "last"]
+Draw = Callable[[random.Random, str, int], tuple[list[str], list[str]]]
+"""Generator, split and number to as many first and last names of the split, none of them twice."""
 MARK = " // new"
 
 
@@ -19,6 +21,7 @@ def load_environment(
     min_names: int = 2,
     max_names: int = 5,
     power: float = 4.0,
+    names: str = "listed",
     train_tasks: int = 2000,
     eval_tasks: int = 256,
     seed: int = 0,
@@ -30,6 +33,7 @@ def load_environment(
         min_names: fewest names that arrive in a turn.
         max_names: most names that arrive in a turn.
         power: the similarity of a turn's list to the right one is raised to this: half right earns little.
+        names: listed (237 real ones), or invented, too many for a small model to learn them by heart.
         train_tasks: how many tasks to train on.
         eval_tasks: how many tasks to evaluate on.
         seed: decides the tasks.
@@ -39,14 +43,16 @@ def load_environment(
             f"max_turns={max_turns}, names from {min_names} to {max_names}; expected at least 1 turn, "
             f"2 <= min_names <= max_names, and at most {MOST_NAMES} names in a task"
         )
+    if names not in _DRAW:
+        raise ConfigError(f"names='{names}'; expected listed or invented")
     if not power > 0 or train_tasks < 1 or eval_tasks < 1:
         raise ConfigError(
             f"power={power}, train_tasks={train_tasks}, eval_tasks={eval_tasks}; expected positive numbers"
         )
-    count = {"train": train_tasks, "eval": eval_tasks}
+    count, draw = {"train": train_tasks, "eval": eval_tasks}, _DRAW[names]
 
     def tasks(split: str) -> list[Task]:
-        return [_task(seed, split, i, max_turns, min_names, max_names, power) for i in range(count[split])]
+        return [_task(seed, split, i, max_turns, min_names, max_names, power, draw) for i in range(count[split])]
 
     return Environment(
         tasks=Taskset.from_function(tasks),
@@ -56,13 +62,11 @@ def load_environment(
     )
 
 
-def _task(seed: int, split: str, number: int, max_turns: int, low: int, high: int, power: float) -> Task:
+def _task(seed: int, split: str, number: int, max_turns: int, low: int, high: int, power: float, draw: Draw) -> Task:
     rng = random.Random(derive_seed(seed, split, number))
     key: Key = rng.choice(("first", "last"))
     sizes = [rng.randint(low, high) for _ in range(rng.randint(1, max_turns))]
-    firsts = rng.sample([name for name in FIRST if split_of(name) == split], sum(sizes))
-    lasts = rng.sample([name for name in LAST if split_of(name) == split], sum(sizes))
-    names = [f"{first} {last}" for first, last in zip(firsts, lasts, strict=True)]
+    names = [f"{first} {last}" for first, last in zip(*draw(rng, split, sum(sizes)), strict=True)]
     arriving = [names[sum(sizes[:turn]) : sum(sizes[: turn + 1])] for turn in range(len(sizes))]
     return Task.ask(
         f"{split}-{number}",
@@ -160,6 +164,34 @@ def split_of(name: str) -> Literal["train", "eval"]:
     return "eval" if derive_seed("split", name) % 3 == 0 else "train"
 
 
+def listed(rng: random.Random, split: str, number: int) -> tuple[list[str], list[str]]:
+    """Real names, out of those in this module."""
+    firsts, lasts = ([name for name in names if split_of(name) == split] for names in (FIRST, LAST))
+    return rng.sample(firsts, number), rng.sample(lasts, number)
+
+
+def invented(rng: random.Random, split: str, number: int) -> tuple[list[str], list[str]]:
+    """Names of one to three syllables like `Wesch` and `Tidaro`; one's first name may be another's last name."""
+
+    def some() -> list[str]:
+        found: list[str] = []
+        while len(found) < number:
+            syllables = rng.randint(1, 3)
+            name = "".join(rng.choice(part) for _ in range(syllables) for part in _SYLLABLE).capitalize()
+            if 2 < len(name) < 9 and name not in _REAL and name not in found and split_of(name) == split:
+                found.append(name)
+        return found
+
+    return some(), some()
+
+
+_DRAW: dict[str, Draw] = {"listed": listed, "invented": invented}
+_SYLLABLE = (
+    ["b", "c", "ch", *"dfghjklmnp", "qu", "r", "s", "sh", *"tvwxyz", "br", "kr", "st", *[""] * 6],
+    [*"aeiou"],
+    [*"bcdfgklmnprstvxz", "nd", "rt", "ck", "ll", "sch", *[""] * 21],
+)
+
 _FIRST = """
 Aaron Abigail Adam Agnes Ahmed Aisha Alan Alice Amara Amir Andrea Anita Arthur Astrid Barbara Beatriz Bela Bruno
 Camille Carlos Carmen Chidi Clara Daniel Daria David Deepa Diego Dmitri Edith Elena Emeka Emma Erik Esther Eva
@@ -181,4 +213,5 @@ Russo Saito Santos Schmidt Sharma Silva Singh Sokolov Suzuki Tanaka Taylor Thomp
 Varga Vogel Wagner Walsh Weber Wong Yamada Young Zapata Ziegler Zimmer
 """
 LAST = _LAST.split()
+_REAL = {*FIRST, *LAST}
 MOST_NAMES = min(sum(split_of(name) == "eval" for name in names) for names in (FIRST, LAST))

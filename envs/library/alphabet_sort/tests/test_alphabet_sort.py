@@ -76,9 +76,34 @@ def test_the_seed_decides_the_tasks() -> None:
     assert prompts(0) == prompts(0) != prompts(1)
 
 
+async def test_names_can_be_invented_too_many_to_be_known_by_heart() -> None:
+    environment = load_environment("alphabet_sort", train_tasks=400, eval_tasks=200, names="invented")
+    parts: dict[str, set[str]] = {"train": set(), "eval": set()}
+    for task in environment.tasks:
+        names = [name.split() for turn in task.info["arriving"] for name in turn]
+        assert len({first for first, _ in names}) == len({last for _, last in names}) == len(names)
+        parts["train" if task.id.startswith("train") else "eval"] |= {part for name in names for part in name}
+    assert parts["train"].isdisjoint(parts["eval"]) and min(map(len, parts.values())) > 1000
+    assert all(part.isalpha() and part.istitle() for part in parts["train"] | parts["eval"])
+    real = load_environment("alphabet_sort", train_tasks=200, eval_tasks=100).tasks
+    assert not parts["train"] & {part for task in real for name in task.answer[0] for part in name.split()}
+    for task in environment.tasks.split("eval").head(20):
+        shown = [str(m["content"]) for m in environment.demonstration(task, 0) if m["role"] == "assistant"]
+        assert (await say(*shown, task=task)).reward == 1.0
+
+
+def test_names_are_real_ones_unless_told_otherwise() -> None:
+    tasks = load_environment("alphabet_sort", train_tasks=1, eval_tasks=2, max_turns=1).tasks
+    assert [task.answer for task in tasks.split("eval")] == [
+        [["Teresa Carlsson", "Sara Costa", "Nora Falk", "Omar Patel"]],
+        [["Jonas Bennett", "Jack Cruz", "Oliver Fraser", "Aaron Unger"]],
+    ]
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"max_turns": 0}, {"min_names": 1}, {"max_names": 20}, {"power": 0.0}, {"eval_tasks": 0}]
+    "wrong",
+    [{"max_turns": 0}, {"min_names": 1}, {"max_names": 20}, {"power": 0.0}, {"eval_tasks": 0}, {"names": "real"}],
 )
-def test_what_does_not_fit_is_refused(wrong: dict[str, float]) -> None:
+def test_what_does_not_fit_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="expected"):
         load_environment("alphabet_sort", **wrong)

@@ -95,7 +95,7 @@ def measure(name: str, run: Path, larger: Path, tasks: int) -> dict[str, Any]:
 
 async def _evaluated(environment: Environment, policy: Policy, number: int) -> dict[str, Any]:
     tasks = list(environment.tasks.split("eval").head(number))
-    async with open_engine(engine_config({"name": "jax"}), policy, Path(), lambda _: None) as engine:
+    async with open_engine(engine_config({"name": "jax", "slots": 32}), policy, Path(), lambda _: None) as engine:
         client = EngineClient(engine, policy.renderer)
 
         async def answered(some: int) -> Evaluation:

@@ -130,8 +130,8 @@ format: $(READY) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(READY) ## benchmarks, results as JSON in benchmarks/results (not those that want more installed, weight_sync.py and environments.py, nor learning.py: an hour and a half)
-	@set -e; for script in $(filter-out $(addprefix benchmarks/,common.py environments.py learning.py weight_sync.py),$(wildcard benchmarks/*.py)); do \
+bench: $(READY) ## benchmarks, results as JSON in benchmarks/results (not those that want more installed or trained, weight_sync.py, environments.py and wiki_search.py, nor learning.py: an hour and a half)
+	@set -e; for script in $(filter-out $(addprefix benchmarks/,common.py environments.py learning.py weight_sync.py wiki_search.py),$(wildcard benchmarks/*.py)); do \
 	  echo "$(BIN)/python $$script"; $(BIN)/python $$script; done
 
 PEERS := tunix torch verifiers

@@ -141,7 +141,7 @@ def make_environment(settings: Mapping[str, Any]) -> Environment:
     return load_environment(name, **arguments)
 
 
-def make_shown(settings: Mapping[str, Any], other: Mapping[str, Any]) -> Environment:
+def make_warm_environment(settings: Mapping[str, Any], other: Mapping[str, Any]) -> Environment:
     """The environment of a warm start: that of the run with `other` settings, or the one that these name."""
     return make_environment(other if "name" in other else {**settings, **other})
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -77,7 +77,7 @@ def convert(verb: str, composed: DictConfig) -> Composed[Any]:
 
 def _told(config: Any) -> dict[str, Any]:
     """A config without the numbers that the chosen optimizer does not have: their null tells nobody anything."""
-    told: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    told = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     if "optimizer" in told:
         told["optimizer"] = {key: value for key, value in told["optimizer"].items() if value is not None}
     return told

@@ -28,9 +28,9 @@ from rl.cli.build import (
     make_policy,
     make_preference,
     make_selection,
-    make_shown,
     make_teacher,
     make_vocabulary,
+    make_warm_environment,
     make_warm_optimizer,
     open_client,
 )
@@ -61,7 +61,7 @@ def train(config: TrainConfig, composed: str) -> Path:
     environment = make_environment(config.env)
     environment.training_tasks()  # refuses what is for evaluation only, before anything is made
     warm = config.warm_start
-    shown = make_shown(config.env, warm.env) if warm.env else environment
+    shown = make_warm_environment(config.env, warm.env) if warm.env else environment
     shown.training_tasks()
     algorithm = make_algorithm(config.algorithm)
     policy = _policy(config, environment)

@@ -230,17 +230,17 @@ class Stages:
         sampled = Steps(self.run.path, self.seed, schedule, collector, selection, prompts, max_staleness, last)
         gathering = Gathering(sampled, mix, self.policy.renderer, served)
         assemble = Assembly(
-            algorithm,
-            self.environment,
-            self.policy.renderer,
-            gathering,
-            selection,
-            components if mix else (),
-            partial(self._packed, min_rows=most, cut=minibatches),
-            self.pack.row_length,
-            self._reference(algorithm, judge, trained, frozen, sampling.temperature) if needs_own else None,
-            self._look(algorithm, sampling.temperature, frozen),
-            self._taught(algorithm, trained, frozen, most, sampling.temperature),
+            algorithm=algorithm,
+            environment=self.environment,
+            renderer=self.policy.renderer,
+            gathering=gathering,
+            selection=selection,
+            components=components if mix else (),
+            pack=partial(self._packed, min_rows=most, cut=minibatches),
+            row_length=self.pack.row_length,
+            reference=self._reference(algorithm, judge, trained, frozen, sampling.temperature) if needs_own else None,
+            look=self._look(algorithm, sampling.temperature, frozen),
+            taught=self._taught(algorithm, trained, frozen, most, sampling.temperature),
         )
         rows = self.pack.rows_per_microbatch
         update = make_updates(

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from envs import ConfigError
-from rl.cli.build import make_shown, make_warm_optimizer
+from rl.cli.build import make_warm_environment
 from rl.cli.main import main
-from rl.config import WarmStartConfig
 
 MODEL = ["model.layers=1", "model.width=16", "model.heads=1", "model.kv_heads=1", "model.ffn=16", "model.context=32"]
 RUN = [*MODEL, "env=reverse_text", "steps=1", "prompts=2", "group_size=2", "eval.tasks=2", "sampling.max_tokens=8"]
@@ -31,14 +30,15 @@ def test_demonstrations_of_another_environment(tmp_path: Path, monkeypatch: pyte
 def test_settings_of_the_run_hold_unless_the_warm_start_has_its_own() -> None:
     own = {"name": "reverse_text", "min_length": 3, "max_length": 8}
     longest = {
-        len(task.prompt[-1]["content"] or "") for task in make_shown(own, {"max_length": 4}).training_tasks().head(64)
+        len(task.prompt[-1]["content"] or "")
+        for task in make_warm_environment(own, {"max_length": 4}).training_tasks().head(64)
     }
     assert longest == {3, 4}
-    assert make_shown(own, {"name": "wordle"}).name == "wordle"
+    assert make_warm_environment(own, {"name": "wordle"}).name == "wordle"
     with pytest.raises(ConfigError, match="'reverse_text' has no argument 'max_lenght'; did you mean 'max_length'"):
-        make_shown(own, {"max_lenght": 4})
+        make_warm_environment(own, {"max_lenght": 4})
 
 
-def test_a_rule_that_does_not_exist() -> None:
-    with pytest.raises(ConfigError, match=r"unknown warm_start\.optimizer 'moun'; did you mean 'muon'"):
-        make_warm_optimizer(WarmStartConfig(optimizer="moun"), model=None)  # type: ignore[arg-type]
+def test_a_rule_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *RUN, "warm_start.optimizer=moun"]) == 2
+    assert "unknown warm_start.optimizer 'moun'; did you mean 'muon'" in capsys.readouterr().err

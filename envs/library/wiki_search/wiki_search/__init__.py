@@ -60,7 +60,7 @@ def load_environment(
         corpus: "python", the docstrings of the installed standard library and NumPy; "invented", as many functions that
             do not exist, to practise on; or a folder of text, Markdown, HTML and RST files.
         questions_file: for a folder, JSON lines with `question` and `answer` (see `Taskset.from_jsonl`), and if you
-            like the `page` and `section` that tell it, for the metrics and demonstrations.
+            like the `page` and `section` that tell it and the words there (`quote`), for metrics and demonstrations.
         max_turns: the most turns of the model, its answer included.
         results: how many pages a search returns.
         section_chars: the most characters of a section, 1,000 are about 256 tokens; longer ones are divided.
@@ -146,7 +146,8 @@ def _own_task(row: Mapping[str, Any], system: str, digest: str) -> Task:
         raise ConfigError(f"a question without {sorted(missing)}: {row}; expected `question` and `answer`")
     asked = str(row["question"])
     name = str(row.get("id") or hashlib.sha256(asked.encode()).hexdigest()[:16])
-    info = {"kind": "", "page": row.get("page", ""), "section": row.get("section", ""), "corpus": digest[:12]}
+    info = {"kind": "", "page": row.get("page", ""), "section": row.get("section", "")}
+    info |= {"quote": row.get("quote", ""), "corpus": digest[:12]}
     return Task.ask(name, asked, row["answer"], system=system, words=[asked], **info)
 
 
@@ -236,7 +237,7 @@ def expert(index: Index, task: Task, results: int) -> list[Message]:
         if text is None:
             raise ConfigError(f"question '{task.id}': there is no section '{info['section']}' on page '{info['page']}'")
         _call(messages, "read_section", where | {"section": info["section"]}, text)
-    quote = f"{info['quote']}\n" if info.get("quote") else ""
+    quote = f"{info['quote']}\n" if info["quote"] else ""
     return [*messages, {"role": "assistant", "content": f"{quote}<answer>{task.answer}</answer>"}]
 
 

@@ -8,6 +8,7 @@ A message without a valid guess costs no guess, as in the original, but it costs
 """
 
 import math
+import random
 import re
 from codecs import decode
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,16 +66,19 @@ def load_environment(
         return reply(guesses_in(rollout.messages), rollout.task.answer, max_guesses, spare_turns)
 
     def demonstrate(task: Task, sample: int) -> list[Message]:
-        """A game of somebody who always guesses the most frequent word that is still possible."""
+        """A game of somebody who guesses words that are still possible: demonstrator 0 the most frequent one, each of
+        the others any, for one who always decides alike can be learned by heart."""
         messages: list[Message] = []
         possible = list(secret_words(secrets))
+        rng = random.Random(derive_seed("demonstrate", sample, task.id))
         while True:
-            messages.append({"role": "assistant", "content": f"<guess>{possible[0]}</guess>"})
+            guess = rng.choice(possible) if sample else possible[0]
+            messages.append({"role": "assistant", "content": f"<guess>{guess}</guess>"})
             said = reply(guesses_in(messages), task.answer, max_guesses, spare_turns)
             if said is None:
                 return messages
             messages.append({"role": "user", "content": said})
-            possible = still_possible(possible, possible[:1], task.answer)
+            possible = still_possible(possible, [guess], task.answer)
 
     return Environment(
         tasks=Taskset.from_function(tasks),

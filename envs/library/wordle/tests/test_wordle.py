@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from envs import ConfigError, Environment, ScriptedClient, Task, Trajectory, load_environment, run_task
+from envs import ConfigError, Environment, Message, ScriptedClient, Task, Trajectory, load_environment, run_task
 
 
 async def play(secret: str, *says: str, **arguments: object) -> Trajectory:
@@ -116,17 +116,30 @@ async def test_a_recorded_game_scores_the_same() -> None:
     assert recorded.to_dict() == trajectory.to_dict()
 
 
-async def test_the_expert_plays_by_the_rules_and_mostly_wins() -> None:
+@pytest.mark.parametrize("sample", [0, 1])
+async def test_experts_play_by_the_rules_and_mostly_win(sample: int) -> None:
     environment = load_environment("wordle")
-    games = [await replay(environment, task) for task in environment.tasks.split("eval").head(64)]
+    games = [await replay(environment, task, sample) for task in environment.tasks.split("eval").head(64)]
     assert all(game.rewards["valid_guesses"] == 1.0 for game in games)
-    assert sum(game.rewards["solved"] for game in games) >= 0.9 * len(games)
+    assert sum(game.rewards["solved"] for game in games) >= 0.8 * len(games)
     assert all(game.metrics["bits_per_guess"] > 1.0 for game in games)
 
 
-async def replay(environment: Environment, task: Task) -> Trajectory:
-    """A rollout that follows the demonstration; the game must say what the demonstration has it say."""
-    shown = environment.demonstration(task)
+def test_every_expert_plays_in_a_way_of_its_own() -> None:
+    environment = load_environment("wordle")
+    first, second = environment.tasks.split("train").head(2)
+
+    def opening(task: Task, sample: int) -> Message:
+        return environment.demonstration(task, sample)[0]
+
+    assert opening(first, 0) == opening(second, 0)  # the most frequent word
+    assert len({str(opening(task, sample)) for task in (first, second) for sample in range(1, 4)}) > 4
+    assert opening(first, 2) == opening(first, 2)
+
+
+async def replay(environment: Environment, task: Task, sample: int) -> Trajectory:
+    """A rollout that follows a demonstration; the game must say what the demonstration has it say."""
+    shown = environment.demonstration(task, sample)
     client = ScriptedClient([str(message["content"]) for message in shown if message["role"] == "assistant"])
     trajectory = await run_task(environment, task, client)
     assert trajectory.messages == [*task.prompt, *shown]

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from envs.errors import ConfigError
+from rl.cli import overrides
 from rl.cli.conf import CONF
 from rl.cli.explain import explained
 from rl.config import ChatConfig, EvalRunConfig, ParityConfig, ServeConfig, SftConfig, TrainConfig
@@ -33,34 +36,35 @@ class Composed(NamedTuple, Generic[T]):
     text: str
 
 
-def compose(verb: str, overrides: Sequence[str]) -> Composed[Any]:
+def compose(verb: str, settings: Sequence[str]) -> Composed[Any]:
     """The config of one run.
 
     Args:
         verb: a root config: "train", "sft", "eval" or "chat".
-        overrides: the settings of the command line, in Hydra's grammar.
+        settings: the settings of the command line, in Hydra's grammar.
 
     Raises:
         ConfigError: an unknown name or key, a value of another type, or an override that cannot be read.
     """
     register(verb)
+    settings = with_environment_of_run(verb, settings)
     with explained(verb, SCHEMAS), hydra.initialize_config_dir(str(CONF), job_name=verb, version_base="1.3"):
-        return convert(verb, with_named(lambda: hydra.compose(verb, list(overrides))))
+        return convert(verb, with_named(lambda: hydra.compose(verb, settings)))
 
 
-def sweep_directory(verb: str, overrides: Sequence[str]) -> Path:
+def sweep_directory(verb: str, shared: Sequence[str]) -> Path:
     """Where a sweep goes: `hydra.sweep.dir`, by default a new folder under runs/sweeps/.
 
     Args:
         verb: a root config.
-        overrides: those that all runs of the sweep share.
+        shared: the settings that all runs of the sweep share.
 
     Raises:
         ConfigError: if the config does not fit.
     """
     register(verb)
     with explained(verb, SCHEMAS), hydra.initialize_config_dir(str(CONF), job_name=verb, version_base="1.3"):
-        composed = with_named(lambda: hydra.compose(verb, list(overrides), return_hydra_config=True))
+        composed = with_named(lambda: hydra.compose(verb, list(shared), return_hydra_config=True))
         return Path(composed.hydra.sweep.dir)
 
 
@@ -114,6 +118,31 @@ def _environment(name: str) -> dict[str, str]:
 
     find_environment(name)
     return {"name": name}
+
+
+def with_environment_of_run(verb: str, settings: Sequence[str]) -> list[str]:
+    """The settings, with the environment of the run that `run=` names, where they choose none: a policy is asked what
+    it was trained for. Settings like `env.max_turns=4` change that environment.
+
+    Raises:
+        ConfigError: for runs of different environments: one has to be chosen.
+    """
+    found = {override.key_or_group: override for override in overrides.parse(settings)}
+    if "env" not in SCHEMAS[verb].__dataclass_fields__ or "run" not in found or "env" in found:
+        return list(settings)
+    run = found["run"]
+    named = [str(each) for each in run.sweep_string_iterator()] if run.is_sweep_override() else [str(run.value())]
+    files = [Path(name.strip("'\"")) / "config.yaml" for name in named]
+    known = [yaml.safe_load(file.read_text("utf-8")).get("env") for file in files if file.is_file()]
+    if not known or known[0] is None:
+        return list(settings)  # whoever loads the run says what is missing
+    if any(each != known[0] for each in known):
+        raise ConfigError(f"the runs {', '.join(named)} have different environments; choose one with env=NAME")
+    _add_choice("env", _OF_RUN, known[0])
+    return [f"env={_OF_RUN}", *settings]
+
+
+_OF_RUN = "of_run"
 
 
 def _checkpoint(name: str) -> dict[str, str] | None:

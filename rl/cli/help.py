@@ -32,7 +32,7 @@ EXAMPLES = {
         rl sft preference=bradley_terry pairs=pairs.jsonl run_dir=runs/judge
         """,
     "eval": """\
-        rl eval env=reverse_text run=runs/NAME
+        rl eval run=runs/NAME
         rl eval env=reverse_text model=./my_model tasks=32
         rl eval env=wordle client=openai client.base_url=http://localhost:30000/v1 client.model=qwen tasks=50
         rl eval env=reverse_text,wordle client=openai client.base_url=http://localhost:30000/v1 client.model=x,y
@@ -99,7 +99,7 @@ KNOBS = {  # key -> what it is, with its unit
         "resume": "continue the newest unfinished run with this config",
     },
     "eval": {
-        "run": "folder of a run whose newest weights are evaluated",
+        "run": "folder of a run whose newest weights are evaluated; env= is that of the run",
         "client.base_url": "address of a server, ending in /v1",
         "client.model": "the name the server knows the model by",
         "client.api_key_env": "environment variable that holds the key",
@@ -142,7 +142,7 @@ KNOBS = {  # key -> what it is, with its unit
         "score": "score prompts, logprob_start_len; keeps the weights a second time",
     },
     "parity": {
-        "run": "folder of a run whose newest weights are compared",
+        "run": "folder of a run whose newest weights are compared; env= is that of the run",
         "tasks": "prompts",
         "temperature": "divides the logits, in both",
         "max_tokens": "tokens per completion, at most",

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from envs.errors import ConfigError
 from envs.resolve import list_environments
 from rl.cli import conf
-from rl.cli.compose import SCHEMAS, compose
+from rl.cli.compose import SCHEMAS, compose, with_environment_of_run
 from rl.cli.help import defaults
 from rl.config import TrainConfig
 
@@ -164,3 +165,30 @@ def test_weights_and_metrics_of_a_rubric_are_settings() -> None:
     settings = ["env=reverse_text", "env.rubric.weights.exact_match=0.5", "env.rubric.metrics=[turns,a.py:f]"]
     rubric = compose("eval", settings).config.env["rubric"]
     assert rubric == {"weights": {"exact_match": 0.5}, "metrics": ["turns", "a.py:f"]}
+
+
+def trained_in(folder: Path, *settings: str) -> Path:
+    """A run directory as far as it says what the run was."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(compose("train", settings).text, "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["eval", "parity"])
+def test_a_run_brings_its_environment_along(verb: str, tmp_path: Path) -> None:
+    run = trained_in(tmp_path / "with spaces", "env=wordle", "env.secrets=400", "env.rules='{guesses}, go'")
+    assert compose(verb, [f"run='{run}'", "env.max_guesses=4"]).config.env == {
+        **compose(verb, ["env=wordle"]).config.env,
+        "secrets": 400,
+        "rules": "{guesses}, go",
+        "max_guesses": 4,
+    }
+    assert compose(verb, ["env=reverse_text", f"run='{run}'"]).config.env["name"] == "reverse_text"
+
+
+def test_runs_of_different_environments_have_no_environment(tmp_path: Path) -> None:
+    first, second = trained_in(tmp_path / "a", "env=wordle"), trained_in(tmp_path / "b", "env=reverse_text")
+    with pytest.raises(ConfigError, match=r"have different environments; choose one with env=NAME"):
+        with_environment_of_run("eval", [f"run={first},{second}"])
+    again = trained_in(tmp_path / "c", "env=wordle")
+    assert with_environment_of_run("eval", [f"run={first},{again}"])[1:] == [f"run={first},{again}"]

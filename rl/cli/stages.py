@@ -35,12 +35,12 @@ from rl.rollout.demonstrations import Demonstrations
 from rl.rollout.held_out import held_out
 from rl.rollout.pairs import Pair, pair_segments
 from rl.rollout.schedule import Schedule
-from rl.rollout.select import LastRewards, Selection
+from rl.rollout.select import LastRewards, Selection, every
 from rl.rollout.steps import Steps
 from rl.run_dir import RunDir
 from rl.trainer.credit import Groups
 from rl.trainer.critic import CriticState, init_critic
-from rl.trainer.loop import reinforce
+from rl.trainer.loop import observe, reinforce, total_tokens
 from rl.trainer.minibatches import make_measure, make_updates
 from rl.trainer.optimizer import Optimizer
 from rl.trainer.reference import Look, make_look, make_taught, make_with_reference
@@ -252,7 +252,11 @@ class Stages:
 
         def on_step(step: int, groups: Groups, metrics: dict[str, float]) -> None:
             nonlocal clock
-            metrics |= sampled.seal(step - 1)
+            selected = sampled.seal(step - 1)
+            if sampled.selection.gate is not every:
+                # Those that are kept were chosen by their rewards: how the policy does shows in all of them.
+                metrics["sampled_tokens_per_s"] *= total_tokens(selected.sampled) / total_tokens(groups)
+                metrics |= observe(selected.sampled, step - 1) | selected.metrics()
             now = time.perf_counter()
             metrics |= {"seconds": now - clock, "compilations": float(self._compiled.count)}
             clock = now

@@ -124,13 +124,16 @@ class Selected(NamedTuple):
     rounds: int
     short: int
 
+    @property
+    def sampled(self) -> list[Sequence[Trajectory]]:
+        """All groups: what the policy did. Those that are kept are chosen by their rewards, and say less about it."""
+        return [*self.kept, *self.left]
+
     def metrics(self) -> dict[str, float]:
-        """`selection/kept` (share of the groups sampled), `selection/reward` (mean of all that was sampled),
-        `selection/rounds`, `selection/short` (groups that the update has too few)."""
-        rewards = [r for group in (*self.kept, *self.left) for r in rewards_of(group)]
+        """`selection/kept` (share of the groups sampled), `selection/rounds`, `selection/short` (groups that the update
+        has too few)."""
         return {
-            "selection/kept": len(self.kept) / (len(self.kept) + len(self.left)),
-            "selection/reward": float(np.mean(rewards)) if rewards else 0.0,
+            "selection/kept": len(self.kept) / len(self.sampled),
             "selection/rounds": float(self.rounds),
             "selection/short": float(self.short),
         }

@@ -9,7 +9,7 @@ from envs.types import Task
 from rl.rollout.collect import Collector
 from rl.rollout.journal import StepJournal
 from rl.rollout.schedule import Schedule
-from rl.rollout.select import Groups, LastRewards, Selected, Selection, every, select
+from rl.rollout.select import Groups, LastRewards, Selected, Selection, select
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Steps:
         self._selected[step] = selected
         return selected.kept
 
-    def seal(self, step: int) -> dict[str, float]:
-        """Puts away the rollouts of a step that was trained on; returns what selection has to say."""
+    def seal(self, step: int) -> Selected:
+        """Puts away the rollouts of a step that was trained on; returns what was sampled for it."""
         selected = self._selected.pop(step)
         self._journal(step).seal(selected.kept, selected.left)
         if self.last is not None:
-            self.last.add(step + 1, [*selected.kept, *selected.left])
-        return {} if self.selection.gate is every else selected.metrics()
+            self.last.add(step + 1, selected.sampled)
+        return selected
 
     def _journal(self, step: int) -> StepJournal:
         return StepJournal(self.run / "rollouts", step + 1)

@@ -80,7 +80,7 @@ async def reinforce(
                 update_seconds = time.perf_counter() - started
                 version = step + 1
                 speed = {
-                    "sampled_tokens_per_s": sum(sampled_tokens(t) for group in groups for t in group) / seconds,
+                    "sampled_tokens_per_s": total_tokens(groups) / seconds,
                     "trained_tokens_per_s": float((batch.segment_ids > 0).sum()) / update_seconds,
                     "packed": used_rows(batch),
                 }
@@ -139,6 +139,11 @@ async def _collected(collect: Collect, step: int) -> tuple[Groups, float]:
     started = time.perf_counter()
     groups = await collect(step)
     return groups, time.perf_counter() - started
+
+
+def total_tokens(groups: Groups) -> int:
+    """How many tokens the policy sampled in all of them."""
+    return sum(sampled_tokens(t) for group in groups for t in group)
 
 
 def observe(groups: Groups, version: int) -> dict[str, float]:

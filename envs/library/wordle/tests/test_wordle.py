@@ -137,6 +137,13 @@ def test_every_expert_plays_in_a_way_of_its_own() -> None:
     assert opening(first, 2) == opening(first, 2)
 
 
+async def test_careless_experts_play_by_the_rules_and_mostly_lose() -> None:
+    environment = load_environment("wordle", careful_guesses=0.0)
+    games = [await replay(environment, task, 1) for task in environment.tasks.split("eval").head(32)]
+    assert all(game.rewards["valid_guesses"] == 1.0 for game in games)
+    assert sum(game.rewards["solved"] for game in games) <= 0.2 * len(games)
+
+
 async def replay(environment: Environment, task: Task, sample: int) -> Trajectory:
     """A rollout that follows a demonstration; the game must say what the demonstration has it say."""
     shown = environment.demonstration(task, sample)
@@ -167,8 +174,13 @@ def test_the_prompt_tells_the_rules_and_not_the_secret() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"max_guesses": 0}, "at least 1"), ({"spare_turns": -1}, "at least 0"), ({"secrets": 10**6}, "proper English")],
+    [
+        ({"max_guesses": 0}, "at least 1"),
+        ({"spare_turns": -1}, "at least 0"),
+        ({"secrets": 10**6}, "proper English"),
+        ({"careful_guesses": 1.5}, "0 to 1"),
+    ],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, int], message: str) -> None:
+def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         len(load_environment("wordle", **arguments).tasks)

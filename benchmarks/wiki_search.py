@@ -1,11 +1,11 @@
 r"""Small beats larger: accuracy and cost of models of several sizes, where the smallest was trained.
 
     rl train experiment=wiki_search seed=1 run_dir=runs/wiki
-    rl sft env=wiki_search env.corpus=invented env.results=3 env.max_turns=6 env.section_chars=200 env.result_chars=200 \
-        'env.system=""' model.vocabulary=384 model.context=768 model.rope_theta=1000 model.renderer.describe_tools=false \
-        model.layers=7 model.width=320 model.heads=8 model.kv_heads=4 model.ffn=896 optimizer=muon optimizer.lr=3e-3 \
-        optimizer.schedule=linear optimizer.warmup=20 steps=350 batch=16 demonstrations=8000 pack.row_length=768 \
-        pack.rows_per_microbatch=4 seed=1 run_dir=runs/larger    # ten times larger, half an hour
+    rl sft env=wiki_search env.corpus=invented env.results=3 env.max_turns=6 env.section_chars=200 \
+        env.result_chars=200 'env.system=""' model.vocabulary=384 model.context=768 model.rope_theta=1000 \
+        model.renderer.describe_tools=false model.layers=7 model.width=320 model.heads=8 model.kv_heads=4 \
+        model.ffn=896 optimizer=muon optimizer.lr=3e-3 optimizer.schedule=linear optimizer.warmup=20 steps=350 \
+        batch=16 demonstrations=8000 pack.row_length=768 pack.rows_per_microbatch=4 seed=1 run_dir=runs/larger
     python benchmarks/wiki_search.py --run runs/wiki --larger runs/larger
 
 Each model answers the same held-out tasks in a process of its own, always with its likeliest token (temperature 0). The

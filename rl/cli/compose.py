@@ -47,7 +47,7 @@ def compose(verb: str, settings: Sequence[str]) -> Composed[Any]:
         ConfigError: an unknown name or key, a value of another type, or an override that cannot be read.
     """
     register(verb)
-    settings = with_environment_of_run(verb, settings)
+    settings = as_trained(verb, settings)
     with explained(verb, SCHEMAS), hydra.initialize_config_dir(str(CONF), job_name=verb, version_base="1.3"):
         return convert(verb, with_named(lambda: hydra.compose(verb, settings)))
 
@@ -120,26 +120,30 @@ def _environment(name: str) -> dict[str, str]:
     return {"name": name}
 
 
-def with_environment_of_run(verb: str, settings: Sequence[str]) -> list[str]:
-    """The settings, with the environment of the run that `run=` names, where they choose none: a policy is asked what
-    it was trained for. Settings like `env.max_turns=4` change that environment.
+def as_trained(verb: str, settings: Sequence[str]) -> list[str]:
+    """The settings, with the environment of the run that `run=` names, where they choose none, and with its
+    `sampling.max_tokens`: a policy is asked what it was trained for. Settings like `env.max_turns=4` change that.
 
     Raises:
-        ConfigError: for runs of different environments: one has to be chosen.
+        ConfigError: for runs that differ in it: an environment has to be chosen.
     """
     found = {override.key_or_group: override for override in overrides.parse(settings)}
-    if "env" not in SCHEMAS[verb].__dataclass_fields__ or "run" not in found or "env" in found:
+    fields = SCHEMAS[verb].__dataclass_fields__
+    if "env" not in fields or "run" not in found or "env" in found:
         return list(settings)
     run = found["run"]
     named = [str(each) for each in run.sweep_string_iterator()] if run.is_sweep_override() else [str(run.value())]
     files = [Path(name.strip("'\"")) / "config.yaml" for name in named]
-    known = [yaml.safe_load(file.read_text("utf-8")).get("env") for file in files if file.is_file()]
-    if not known or known[0] is None:
+    configs = [yaml.safe_load(file.read_text("utf-8")) for file in files if file.is_file()]
+    known = [(config.get("env"), config.get("sampling", {}).get("max_tokens")) for config in configs]
+    if not known or known[0][0] is None:
         return list(settings)  # whoever loads the run says what is missing
     if any(each != known[0] for each in known):
         raise ConfigError(f"the runs {', '.join(named)} have different environments; choose one with env=NAME")
-    _add_choice("env", _OF_RUN, known[0])
-    return [f"env={_OF_RUN}", *settings]
+    environment, most = known[0]
+    _add_choice("env", _OF_RUN, environment)
+    length = [f"sampling.max_tokens={most}"] if "sampling" in fields and most is not None else []
+    return [f"env={_OF_RUN}", *length, *settings]
 
 
 _OF_RUN = "of_run"

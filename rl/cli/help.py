@@ -99,7 +99,7 @@ KNOBS = {  # key -> what it is, with its unit
         "resume": "continue the newest unfinished run with this config",
     },
     "eval": {
-        "run": "folder of a run whose newest weights are evaluated; env= is that of the run",
+        "run": "folder of a run whose newest weights are evaluated, in its environment",
         "client.base_url": "address of a server, ending in /v1",
         "client.model": "the name the server knows the model by",
         "client.api_key_env": "environment variable that holds the key",
@@ -142,7 +142,7 @@ KNOBS = {  # key -> what it is, with its unit
         "score": "score prompts, logprob_start_len; keeps the weights a second time",
     },
     "parity": {
-        "run": "folder of a run whose newest weights are compared; env= is that of the run",
+        "run": "folder of a run whose newest weights are compared, in its environment",
         "tasks": "prompts",
         "temperature": "divides the logits, in both",
         "max_tokens": "tokens per completion, at most",

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from envs.errors import UpswingError
 from rl.cli import overrides
-from rl.cli.compose import SCHEMAS, convert, register, sweep_directory, with_environment_of_run, with_named
+from rl.cli.compose import SCHEMAS, as_trained, convert, register, sweep_directory, with_named
 from rl.cli.conf import CONF, choice
 from rl.cli.explain import explained
 from rl.cli.launch import experiment
@@ -33,7 +33,7 @@ def sweep(verb: str, settings: Sequence[str]) -> int:
     Raises:
         ConfigError: if a combination does not fit, before any is run.
     """
-    settings = with_environment_of_run(verb, settings)
+    settings = as_trained(verb, settings)
     shared = overrides.fixed(settings)
     directory = sweep_directory(verb, shared)
     unnamed = ",".join(

@@ -11,7 +11,7 @@ import yaml
 from envs.errors import ConfigError
 from envs.resolve import list_environments
 from rl.cli import conf
-from rl.cli.compose import SCHEMAS, compose, with_environment_of_run
+from rl.cli.compose import SCHEMAS, as_trained, compose
 from rl.cli.help import defaults
 from rl.config import TrainConfig
 
@@ -186,9 +186,19 @@ def test_a_run_brings_its_environment_along(verb: str, tmp_path: Path) -> None:
     assert compose(verb, ["env=reverse_text", f"run='{run}'"]).config.env["name"] == "reverse_text"
 
 
+def test_a_run_brings_the_length_of_its_answers_along(tmp_path: Path) -> None:
+    run = trained_in(tmp_path / "run", "env=wordle", "sampling.max_tokens=77")
+    assert compose("eval", [f"run={run}"]).config.sampling.max_tokens == 77
+    assert compose("eval", ["sampling.max_tokens=5", f"run={run}"]).config.sampling.max_tokens == 5
+    supervised = tmp_path / "sft"
+    supervised.mkdir()
+    (supervised / "config.yaml").write_text(compose("sft", ["env=wordle"]).text, "utf-8")
+    assert compose("eval", [f"run={supervised}"]).config.env["name"] == "wordle"
+
+
 def test_runs_of_different_environments_have_no_environment(tmp_path: Path) -> None:
     first, second = trained_in(tmp_path / "a", "env=wordle"), trained_in(tmp_path / "b", "env=reverse_text")
     with pytest.raises(ConfigError, match=r"have different environments; choose one with env=NAME"):
-        with_environment_of_run("eval", [f"run={first},{second}"])
+        as_trained("eval", [f"run={first},{second}"])
     again = trained_in(tmp_path / "c", "env=wordle")
-    assert with_environment_of_run("eval", [f"run={first},{again}"])[1:] == [f"run={first},{again}"]
+    assert as_trained("eval", [f"run={first},{again}"])[-1] == f"run={first},{again}"

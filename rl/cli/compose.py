@@ -139,7 +139,9 @@ def as_trained(verb: str, settings: Sequence[str]) -> list[str]:
     if not known or known[0][0] is None:
         return list(settings)  # whoever loads the run says what is missing
     if any(each != known[0] for each in known):
-        raise ConfigError(f"the runs {', '.join(named)} have different environments; choose one with env=NAME")
+        raise ConfigError(
+            f"the runs {', '.join(named)} have different environments, or sampling.max_tokens; choose one with env=NAME"
+        )
     environment, most = known[0]
     _add_choice("env", _OF_RUN, environment)
     length = [f"sampling.max_tokens={most}"] if "sampling" in fields and most is not None else []

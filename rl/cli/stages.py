@@ -40,7 +40,7 @@ from rl.rollout.steps import Steps
 from rl.run_dir import RunDir
 from rl.trainer.credit import Groups
 from rl.trainer.critic import CriticState, init_critic
-from rl.trainer.loop import observe, reinforce, total_tokens
+from rl.trainer.loop import of_all_sampled, reinforce
 from rl.trainer.minibatches import make_measure, make_updates
 from rl.trainer.optimizer import Optimizer
 from rl.trainer.reference import Look, make_look, make_taught, make_with_reference
@@ -254,9 +254,7 @@ class Stages:
             nonlocal clock
             selected = sampled.seal(step - 1)
             if sampled.selection.gate is not every:
-                # Those that are kept were chosen by their rewards: how the policy does shows in all of them.
-                metrics["sampled_tokens_per_s"] *= total_tokens(selected.sampled) / total_tokens(groups)
-                metrics |= observe(selected.sampled, step - 1) | selected.metrics()
+                metrics = of_all_sampled(metrics, groups, selected.sampled, step - 1) | selected.metrics()
             now = time.perf_counter()
             metrics |= {"seconds": now - clock, "compilations": float(self._compiled.count)}
             clock = now

@@ -181,6 +181,16 @@ def observe(groups: Groups, version: int) -> dict[str, float]:
     }
 
 
+def of_all_sampled(metrics: Mapping[str, float], kept: Groups, sampled: Groups, version: int) -> dict[str, float]:
+    """The metrics of an update that learned from `kept`, with what `observe` says about all that was `sampled` for it:
+    groups that were kept for their rewards tell little about how the policy does. The rate of sampling is that of all,
+    too."""
+    told = {**metrics, **observe(sampled, version)}
+    if total_tokens(kept):
+        told["sampled_tokens_per_s"] *= total_tokens(sampled) / total_tokens(kept)
+    return told
+
+
 def used_rows(batch: Batch) -> float:
     """Share of the packed tokens that are no padding, among rows that hold anything."""
     filled = np.asarray(batch.segment_ids) > 0

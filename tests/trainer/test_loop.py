@@ -21,7 +21,7 @@ from rl.rollout.client import EngineClient
 from rl.rollout.collect import Collector
 from rl.rollout.schedule import Schedule
 from rl.trainer.credit import Groups, credit
-from rl.trainer.loop import observe, reinforce, rollouts, used_rows
+from rl.trainer.loop import observe, of_all_sampled, reinforce, rollouts, used_rows
 from rl.trainer.optimizer import adamw
 from rl.trainer.state import TrainState, init_state
 from rl.trainer.step import Apply, NonFiniteError, make_apply
@@ -174,6 +174,16 @@ def test_greedy_rollouts_are_observed_by_themselves() -> None:
     greedy.sample = -1
     found = observe([[trajectory(1.0, [4]), trajectory(2.0, [4]), greedy]], version=0)
     assert (found["reward"], found["reward_std"], found["turns"], found["greedy_reward"]) == (1.5, 0.5, 1.0, 9.0)
+
+
+def test_what_was_left_out_is_on_record_beside_what_was_kept() -> None:
+    kept = [[trajectory(1.0, [4, 5]), trajectory(0.0, [4, 5])]]
+    left = [[trajectory(1.0, [4]), trajectory(1.0, [4])], [trajectory(1.0, [4]), trajectory(1.0, [4])]]
+    learned = {**observe(kept, 0), "loss": 0.25, "sampled_tokens_per_s": 100.0}
+    told = of_all_sampled(learned, kept, [*kept, *left], 0)
+    assert (learned["reward"], told["reward"]) == (0.5, pytest.approx(5 / 6))
+    assert told["reward_std"] == pytest.approx(0.5 / 3)
+    assert (told["loss"], told["sampled_tokens_per_s"]) == (0.25, 200.0)  # four tokens were kept, of eight
 
 
 def test_used_rows_are_those_that_hold_anything() -> None:

@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from .shop import Shop, State
+from .shop import Shop
 
 Call = tuple[str, dict[str, Any]]
 """A tool's name and its arguments."""
@@ -12,36 +13,21 @@ Request = tuple[str, list[Call]]
 """What is asked, and the calls that do it; only the last one changes the shop."""
 
 
-def _wants_order(shop: Shop, customer_id: str, rng: random.Random) -> Request:
+def _wants_order(shop: Shop, customer_id: str, rng: random.Random, *, most: bool) -> Request:
+    """Some of a product, or as many as credit and stock allow; who can have none wants credit."""
     customer, product_id = shop.state["customers"][customer_id], rng.choice(list(shop.state["products"]))
     product = shop.state["products"][product_id]
-    most = min(product["stock"], customer["credit"] // product["price"])
-    if most < 1:
+    allowed = min(product["stock"], customer["credit"] // product["price"])
+    if allowed < 1:
         return _wants_credit(shop, customer_id, rng)
-    quantity = rng.randint(1, min(most, 5))
-    sentence = f"{customer['name']} wants to order {quantity} of the product '{product['name']}'."
-    return sentence, _ordering(customer, customer_id, product, product_id, quantity)
-
-
-def _wants_most(shop: Shop, customer_id: str, rng: random.Random) -> Request:
-    customer, product_id = shop.state["customers"][customer_id], rng.choice(list(shop.state["products"]))
-    product = shop.state["products"][product_id]
-    most = min(product["stock"], customer["credit"] // product["price"])
-    if most < 1:
-        return _wants_credit(shop, customer_id, rng)
-    sentence = (
-        f"{customer['name']} wants as many of the product '{product['name']}' as credit and stock allow, in one order."
-    )
-    return sentence, _ordering(customer, customer_id, product, product_id, most)
-
-
-def _ordering(customer: State, customer_id: str, product: State, product_id: str, quantity: int) -> list[Call]:
-    order = {"customer_id": customer_id, "product_id": product_id, "quantity": quantity}
-    looked_up: list[Call] = [
+    quantity = allowed if most else rng.randint(1, min(allowed, 5))
+    of_it = f"of the product '{product['name']}'"
+    wish = f"as many {of_it} as credit and stock allow, in one order" if most else f"to order {quantity} {of_it}"
+    return f"{customer['name']} wants {wish}.", [
         ("find_customers", {"name": customer["name"]}),
         ("find_products", {"name": product["name"]}),
+        ("place_order", {"customer_id": customer_id, "product_id": product_id, "quantity": quantity}),
     ]
-    return [*looked_up, ("place_order", order)]
 
 
 def _wants_cancelled(shop: Shop, customer_id: str, rng: random.Random) -> Request:
@@ -60,10 +46,10 @@ def _wants_credit(shop: Shop, customer_id: str, rng: random.Random) -> Request:
     ]
 
 
-# An order that cannot be made is a wish for credit; the order of the kinds decides the tasks.
+# The order of the kinds decides the tasks.
 KINDS: Mapping[str, Callable[[Shop, str, random.Random], Request]] = {
-    "order": _wants_order,
-    "most": _wants_most,
+    "order": partial(_wants_order, most=False),
+    "most": partial(_wants_order, most=True),
     "cancel": _wants_cancelled,
     "credit": _wants_credit,
 }

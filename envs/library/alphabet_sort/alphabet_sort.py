@@ -22,6 +22,7 @@ def load_environment(
     max_names: int = 5,
     power: float = 4.0,
     names: str = "listed",
+    clean_demonstrations: float = 1.0,
     train_tasks: int = 2000,
     eval_tasks: int = 256,
     seed: int = 0,
@@ -34,9 +35,11 @@ def load_environment(
         max_names: most names that arrive in a turn.
         power: the similarity of a turn's list to the right one is raised to this: half right earns little.
         names: listed (237 real ones), or invented, too many for a small model to learn them by heart.
+        clean_demonstrations: share of demonstrated lists (0 to 1) that are sorted; the others are in any order, so
+            that they teach to write lists, and leave sorting to reinforcement.
         train_tasks: how many tasks to train on.
         eval_tasks: how many tasks to evaluate on.
-        seed: decides the tasks.
+        seed: decides the tasks and which demonstrated lists are sorted.
     """
     if not (max_turns >= 1 and 2 <= min_names <= max_names and max_turns * max_names <= MOST_NAMES):
         raise ConfigError(
@@ -49,10 +52,23 @@ def load_environment(
         raise ConfigError(
             f"power={power}, train_tasks={train_tasks}, eval_tasks={eval_tasks}; expected positive numbers"
         )
+    if not 0 <= clean_demonstrations <= 1:
+        raise ConfigError(f"clean_demonstrations is {clean_demonstrations}; expected a share from 0 to 1")
     count, draw = {"train": train_tasks, "eval": eval_tasks}, _DRAW[names]
 
     def tasks(split: str) -> list[Task]:
         return [_task(seed, split, i, max_turns, min_names, max_names, power, draw) for i in range(count[split])]
+
+    def demonstrate(task: Task, sample: int) -> list[Message]:
+        """Every list as it should be or, by their share, in any order."""
+        rng = random.Random(derive_seed(seed, "demonstration", task.id, sample))
+        messages: list[Message] = []
+        for turn, right in enumerate(task.answer):
+            if turn:
+                messages.append({"role": "user", "content": more(task.info["arriving"][turn])})
+            lines = right if rng.random() < clean_demonstrations else rng.sample(right, len(right))
+            messages.append({"role": "assistant", "content": "<sorted>\n" + "\n".join(lines) + "\n</sorted>"})
+        return messages
 
     return Environment(
         tasks=Taskset.from_function(tasks),
@@ -105,16 +121,6 @@ def respond(rollout: Rollout) -> str | None:
     arriving = rollout.task.info["arriving"]
     said = len(rollout.trajectory.turns)
     return more(arriving[said]) if said < len(arriving) else None
-
-
-def demonstrate(task: Task, sample: int) -> list[Message]:
-    """Every list as it should be."""
-    messages: list[Message] = []
-    for turn, lines in enumerate(task.answer):
-        if turn:
-            messages.append({"role": "user", "content": more(task.info["arriving"][turn])})
-        messages.append({"role": "assistant", "content": "<sorted>\n" + "\n".join(lines) + "\n</sorted>"})
-    return messages
 
 
 # Rewards and metrics

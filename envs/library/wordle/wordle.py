@@ -37,7 +37,6 @@ def load_environment(
     train_tasks: int | None = None,
     eval_tasks: int | None = 256,
     rules: str = RULES,
-    careful_guesses: float = 1.0,
     seed: int = 0,
 ) -> Environment:
     """Wordle whose secrets are frequent English words.
@@ -49,14 +48,10 @@ def load_environment(
         train_tasks: at most this many tasks to train on; None takes all there are.
         eval_tasks: at most this many tasks to evaluate on; None takes all there are.
         rules: the message that opens the game; `{guesses}` stands for `max_guesses`.
-        careful_guesses: of demonstrators, the share of guesses that fit what was revealed, 0 to 1; others are any word,
-            something for reinforcement to better.
         seed: decides the order of the tasks.
     """
     if max_guesses < 1 or spare_turns < 0:
         raise ConfigError(f"max_guesses={max_guesses}, spare_turns={spare_turns}; expected at least 1 and at least 0")
-    if not 0 <= careful_guesses <= 1:
-        raise ConfigError(f"careful_guesses={careful_guesses}; expected 0 to 1, a share of the demonstrators' guesses")
     most = {"train": train_tasks, "eval": eval_tasks}
     opening = rules.replace("{guesses}", str(max_guesses))
 
@@ -72,13 +67,13 @@ def load_environment(
 
     def demonstrate(task: Task, sample: int) -> list[Message]:
         """A game of somebody who guesses words that are still possible: demonstrator 0 the most frequent one, each of
-        the others any, for one who always decides alike can be learned by heart."""
+        the others any, the more frequent the likelier, for one who always decides alike can be learned by heart."""
         messages: list[Message] = []
-        words = possible = list(secret_words(secrets))
+        possible = list(secret_words(secrets))
+        frequency = valid_words()
         rng = random.Random(derive_seed("demonstrate", sample, task.id))
         while True:
-            known = possible if rng.random() < careful_guesses else words
-            guess = rng.choice(known) if sample else known[0]
+            (guess,) = rng.choices(possible, [frequency[word] for word in possible]) if sample else possible[:1]
             messages.append({"role": "assistant", "content": f"<guess>{guess}</guess>"})
             said = reply(guesses_in(messages), task.answer, max_guesses, spare_turns)
             if said is None:

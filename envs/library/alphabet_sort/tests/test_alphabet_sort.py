@@ -92,6 +92,19 @@ async def test_names_can_be_invented_too_many_to_be_known_by_heart() -> None:
         assert (await say(*shown, task=task)).reward == 1.0
 
 
+@pytest.mark.parametrize(("clean", "low", "high"), [(0.0, 0.1, 0.3), (0.4, 0.42, 0.62), (1.0, 1.0, 1.0)])
+async def test_demonstrated_lists_are_sorted_or_in_any_order(clean: float, low: float, high: float) -> None:
+    environment = load_environment("alphabet_sort", max_names=3, clean_demonstrations=clean)
+    lists, right = 0, 0
+    for task in environment.tasks.split("eval"):
+        shown = [str(m["content"]) for m in environment.demonstration(task, 1) if m["role"] == "assistant"]
+        found = [text.splitlines()[1:-1] for text in shown]
+        assert [sorted(names) for names in found] == [sorted(names) for names in task.answer]
+        lists += len(found)
+        right += sum(names == answer for names, answer in zip(found, task.answer, strict=True))
+    assert low <= right / lists <= high
+
+
 def test_names_are_real_ones_unless_told_otherwise() -> None:
     tasks = load_environment("alphabet_sort", train_tasks=1, eval_tasks=2, max_turns=1).tasks
     assert [task.answer for task in tasks.split("eval")] == [
@@ -102,7 +115,15 @@ def test_names_are_real_ones_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_turns": 0}, {"min_names": 1}, {"max_names": 20}, {"power": 0.0}, {"eval_tasks": 0}, {"names": "real"}],
+    [
+        {"max_turns": 0},
+        {"min_names": 1},
+        {"max_names": 20},
+        {"power": 0.0},
+        {"eval_tasks": 0},
+        {"names": "real"},
+        {"clean_demonstrations": 1.5},
+    ],
 )
 def test_what_does_not_fit_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="expected"):

@@ -86,7 +86,8 @@ def main() -> None:
 
 def measure(name: str, run: Path, larger: Path, tasks: int) -> dict[str, Any]:
     """One model."""
-    settings = dict(yaml.safe_load((run / "config.yaml").read_text("utf-8"))["env"])
+    trained = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    settings = trained["env"]
     if name == "smollm2":
         settings = {"name": settings["name"], "max_turns": settings["max_turns"], "eval_tasks": settings["eval_tasks"]}
     config = SMOLLM2 if name == "smollm2" else model_of_run(larger if name == "larger" else run)
@@ -94,10 +95,11 @@ def measure(name: str, run: Path, larger: Path, tasks: int) -> dict[str, Any]:
     if name == "untrained":
         shardings = parameter_shardings(policy.mesh, policy.model.axes, {})
         policy = policy._replace(params=fresh_params(policy.model, shardings, config.dtype, seed=0))
-    return asyncio.run(_evaluated(make_environment(settings), policy, tasks))
+    sampling = Sampling(temperature=0.0, max_tokens=trained["sampling"]["max_tokens"])
+    return asyncio.run(_evaluated(make_environment(settings), policy, tasks, sampling))
 
 
-async def _evaluated(environment: Environment, policy: Policy, number: int) -> dict[str, Any]:
+async def _evaluated(environment: Environment, policy: Policy, number: int, sampling: Sampling) -> dict[str, Any]:
     tasks = list(environment.tasks.split("eval").head(number))
     async with open_engine(engine_config({"name": "jax", "slots": 32}), policy, Path(), lambda _: None) as engine:
         client = EngineClient(engine, policy.renderer)
@@ -109,7 +111,7 @@ async def _evaluated(environment: Environment, policy: Policy, number: int) -> d
                     client,
                     tasks[:some],
                     samples=1,
-                    sampling=Sampling(temperature=0.0, max_tokens=112),
+                    sampling=sampling,
                     journal=Path(folder) / "rollouts.jsonl",
                     on_progress=lambda _, __: None,
                     concurrency=32,

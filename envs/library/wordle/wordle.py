@@ -37,7 +37,6 @@ def load_environment(
     train_tasks: int | None = None,
     eval_tasks: int | None = 256,
     rules: str = RULES,
-    invalid: str = INVALID,
     seed: int = 0,
 ) -> Environment:
     """Wordle whose secrets are frequent English words.
@@ -49,7 +48,6 @@ def load_environment(
         train_tasks: at most this many tasks to train on; None takes all there are.
         eval_tasks: at most this many tasks to evaluate on; None takes all there are.
         rules: the message that opens the game; `{guesses}` stands for `max_guesses`.
-        invalid: the answer to a message without a valid guess.
         seed: decides the order of the tasks.
     """
     if max_guesses < 1 or spare_turns < 0:
@@ -65,7 +63,7 @@ def load_environment(
         ]
 
     def respond(rollout: Rollout) -> str | None:
-        return reply(guesses_in(rollout.messages), rollout.task.answer, max_guesses, spare_turns, invalid)
+        return reply(guesses_in(rollout.messages), rollout.task.answer, max_guesses, spare_turns)
 
     def demonstrate(task: Task, sample: int) -> list[Message]:
         """A game of somebody who guesses words that are still possible: demonstrator 0 the most frequent one, each of
@@ -77,7 +75,7 @@ def load_environment(
         while True:
             (guess,) = rng.choices(possible, [frequency[word] for word in possible]) if sample else possible[:1]
             messages.append({"role": "assistant", "content": f"<guess>{guess}</guess>"})
-            said = reply(guesses_in(messages), task.answer, max_guesses, spare_turns, invalid)
+            said = reply(guesses_in(messages), task.answer, max_guesses, spare_turns)
             if said is None:
                 return messages
             messages.append({"role": "user", "content": said})
@@ -96,14 +94,14 @@ def load_environment(
 Guesses = Sequence[str | None]
 
 
-def reply(guesses: Guesses, answer: str, max_guesses: int, spare_turns: int, invalid: str) -> str | None:
+def reply(guesses: Guesses, answer: str, max_guesses: int, spare_turns: int) -> str | None:
     """What the game says to the last guess; None if that was the end."""
     valid = [guess for guess in guesses if guess]
     left = min(max_guesses - len(valid), max_guesses + spare_turns - len(guesses))
     if answer in valid or left == 0:
         return None
     guess = guesses[-1]
-    said = f"{' '.join(guess.upper())}\n{' '.join(marks(guess, answer))}" if guess else invalid
+    said = f"{' '.join(guess.upper())}\n{' '.join(marks(guess, answer))}" if guess else INVALID
     return f"{said}\nGuesses left: {left}"
 
 

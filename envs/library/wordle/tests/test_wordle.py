@@ -72,10 +72,6 @@ async def test_anything_else_costs_a_turn_and_no_guess(text: str) -> None:
     assert trajectory.metrics["guesses_used"] == 1.0
 
 
-async def test_the_answer_to_an_invalid_guess_can_be_shorter() -> None:
-    assert replies(await play("house", "zzzzz", "house", invalid="No.")) == ["No.\nGuesses left: 6"]
-
-
 async def test_finding_the_word_at_once_is_worth_most() -> None:
     trajectory = await play("house", "house")
     assert trajectory.reward == pytest.approx(1.0 + 0.2 + 0.1)
